@@ -1,0 +1,89 @@
+# Everything a person types. The virtual environment in .venv is made on demand; each target installs only the
+# group of packages that it needs (pyproject.toml), at the versions in constraints/, and again when those change.
+#
+#   make serve PORT=9000 HOST=0.0.0.0 ARGS='--workers 2'
+#   make train ARGS='--recipe nested --minutes 30'
+#   make test PYTHON=python3.12 PIP_ARGS='--extra-index-url …'
+
+PYTHON ?= python3
+HOST ?= $(or $(ANYTIME_HOST),127.0.0.1)
+PORT ?= $(or $(ANYTIME_PORT),8000)
+IMAGE ?= anytime:latest
+ARGS ?=
+PIP_ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/
+PIP := $(RUN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check train export bench bench-serve bench-overload docker lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+serve: $(VENV)/.serve ## start the service with the shipped model (PORT=, HOST=, ARGS=)
+	$(RUN)python -m server --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(VENV)/.test ## run every test (ARGS= goes to pytest)
+	$(RUN)python -m pytest $(ARGS)
+
+check: $(VENV)/.test ## ruff, mypy --strict, import contracts, Dockerfile and compose file
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+	$(RUN)lint-imports
+	$(RUN)hadolint Dockerfile
+	$(RUN)check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+train: $(VENV)/.train ## train a FractalNet (ARGS= goes to python -m training train)
+	$(RUN)python -m training train $(ARGS)
+
+export: $(VENV)/.train ## publish a checkpoint into model_repo/models (ARGS= goes to python -m model_repo export)
+	$(RUN)python -m model_repo export $(ARGS)
+
+bench: bench-serve bench-overload ## every measurement over HTTP on this machine
+
+bench-serve: $(VENV)/.bench ## sequential requests beside a bare endpoint; the front end's cost
+	$(RUN)python -m loadtest serve $(ARGS)
+
+bench-overload: $(VENV)/.bench ## open-loop load at multiples of capacity
+	$(RUN)python -m loadtest overload $(ARGS)
+
+docker: ## build the serving image (IMAGE=)
+	docker build --tag $(IMAGE) .
+
+# One resolution for all groups and for CPython 3.11 and newer; torch pins the CUDA libraries of its own build.
+RESOLVE = $(RUN)uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+lock: $(VENV)/.test ## resolve constraints/ anew (ARGS=--upgrade takes newer versions)
+	$(PIP) uv==0.13.9
+	$(RESOLVE) --extra serve --extra train --extra loadtest --extra dev $(ARGS) \
+		--output-file constraints/all.txt pyproject.toml
+	sed -i -E '/^(nvidia-|cuda-|triton)/d' constraints/all.txt
+	$(RESOLVE) --extra serve --generate-hashes --constraint constraints/all.txt \
+		--output-file constraints/serve.txt pyproject.toml
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(RUN)python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Anytime needs Python 3.11 or newer, \
+	and %s is Python %d.%d. Name another one: make PYTHON=python3.12 ..." % (sys.executable, v[0], v[1]))'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: \
+	install its venv package (Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: constraints/serve.txt | $(RUN)python
+	@echo 'Installing the serve group into $(VENV) (half a minute to two minutes, once)'
+	$(PIP) --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.train: GROUPS := train
+$(VENV)/.bench: GROUPS := serve,loadtest
+$(VENV)/.test: GROUPS := serve,train,loadtest,dev
+$(VENV)/.train $(VENV)/.bench $(VENV)/.test: constraints/all.txt pyproject.toml | $(RUN)python
+	@echo 'Installing into $(VENV): $(GROUPS) (some minutes where torch is among it, once)'
+	$(PIP) --constraint constraints/all.txt --editable '.[$(GROUPS)]'
+	@touch $@
