@@ -1,0 +1,1 @@
+"""What a served model is: its architecture, its manifest, its files on disk."""

@@ -1,0 +1,1 @@
+"""The engine process: inbox -> policy -> launch -> refinements."""

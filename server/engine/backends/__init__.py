@@ -1,0 +1,1 @@
+"""One module per runtime behind the protocol in `base`; imported lazily, and never each other."""
