@@ -1,0 +1,219 @@
+"""A run: one training in one folder, from the recipe to `trained.pt`, with logs, checkpoints and resume.
+
+    runs/NAME/
+      checkpoint.pt   recipe, seed, data fingerprint and the trainer's state, every epoch and at a stop
+      log.jsonl       one line per epoch, and per evaluation
+      tensorboard/    the same as curves
+      trained.pt      when done: weights, per-stage statistics, and the logits of every stage on the held-out parts
+
+Knows the order of things; the steps themselves are in loop, evaluate and checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model_repo.fractalnet import stages
+from training import checkpoint
+from training.checkpoint import CheckpointError
+from training.data import Dataset, Part, Splits, split
+from training.evaluate import Pixels, logits, reestimate
+from training.loop import Trainer, bf16_is_faster
+from training.recipe import Recipe
+
+STATISTICS_IMAGES = 5_000
+"""Training images over which the final batch-norm statistics are averaged; 1,000 for the glances in between."""
+
+
+class StopRequestedError(Exception):
+    """The run stopped before its last epoch, with a checkpoint."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes its result.
+
+    `minutes`: stop cleanly after so long; `evaluate_every`: epochs between glances at validation accuracy.
+    """
+
+    folder: Path
+    minutes: float | None = None
+    evaluate_every: int = 5
+
+
+class Run:
+    """One training run. Resumes from the folder's checkpoint if there is one."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, seed: int, options: RunOptions) -> None:
+        self.recipe, self.data, self.seed, self.options = recipe, data, seed, options
+        self.splits: Splits = split(data)
+        config = recipe.net(len(data.classes), data.input_size)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        saved = self._saved()
+        bf16 = saved["bf16"] if saved else bf16_is_faster(config, recipe.batch)
+        self.trainer = Trainer(recipe, config, self.splits.train, seed, bf16)
+        if saved:
+            self.trainer.restore(saved["trainer"])
+        self._pixels = Pixels(self.splits.train)
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def train(self, stop_asked: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            StopRequestedError: `stop_asked` said so or the minutes are over; a checkpoint is written.
+        """
+        begun = time.monotonic()
+        with SummaryWriter(self.options.folder / "tensorboard") as board:
+            while self.trainer.epoch < self.recipe.epochs:
+                started = time.monotonic()
+                for _ in self._with_bar(self.trainer.rest_of_epoch()):
+                    if stop_asked() or self._over(begun):
+                        self._save()
+                        raise StopRequestedError(f"stopped at step {self.trainer.step}, checkpoint written")
+                self._save()
+                self._log_epoch(board, time.monotonic() - started)
+
+    def _over(self, begun: float) -> bool:
+        return self.options.minutes is not None and time.monotonic() - begun > self.options.minutes * 60
+
+    def _with_bar(self, steps: Iterator[int]) -> Iterator[int]:
+        trainer = self.trainer
+        title = f"epoch {trainer.epoch + 1}/{self.recipe.epochs}"
+        done = trainer.step % trainer.steps_per_epoch
+        with tqdm(total=trainer.steps_per_epoch, initial=done, desc=title, unit="batch", mininterval=1) as bar:
+            for step in steps:
+                bar.update()
+                if step % 20 == 0:
+                    bar.set_postfix({kind: f"{loss:.3f}" for kind, loss in trainer.progress.losses.items()})
+                yield step
+
+    def _log_epoch(self, board: SummaryWriter, seconds: float) -> None:
+        epoch = self.trainer.epoch
+        line: dict[str, Any] = {"epoch": epoch, "seconds": round(seconds, 1), "loss": self.trainer.progress.losses}
+        if epoch % self.options.evaluate_every == 0 or epoch == self.recipe.epochs:
+            line["validation_accuracy"] = self._glance()
+            tqdm.write(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in line["validation_accuracy"].items()))
+        with (self.options.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        for group in ("loss", "validation_accuracy"):
+            for name, value in line.get(group, {}).items():
+                board.add_scalar(f"{group}/{name}", value, epoch)
+
+    def _glance(self) -> dict[str, float]:
+        """Validation accuracy of every stage on 1,000 images, with statistics of 1,000 training images."""
+        part = self.splits.validation.take(np.arange(min(1000, len(self.splits.validation))))
+        outputs, _ = self._measure({"validation": part}, statistics_images=1000)
+        truth = part.labels
+        return {name: float((o["validation"].argmax(1) == truth).mean()) for name, o in outputs.items()}
+
+    # --- the end of a run ---------------------------------------------------------------------------------------
+
+    def finish(self) -> Path:
+        """Re-estimate batch norm per stage, record every stage's outputs on the held-out parts, write trained.pt."""
+        parts = {
+            "validation": self.splits.validation,
+            "calibration": self.splits.calibration,
+            "test": self.splits.test,
+        }
+        outputs, statistics = self._measure(parts, STATISTICS_IMAGES)
+        path = self.options.folder / "trained.pt"
+        checkpoint.save(
+            path,
+            {
+                "config": self.trainer.net.config.to_dict(),
+                "recipe": self.recipe.to_dict(),
+                "seed": self.seed,
+                "bf16": self.trainer.bf16,
+                "code_commit": code_commit(),
+                "data": self.data.name,
+                "part_sizes": {"train": len(self.splits.train)} | {name: len(p) for name, p in parts.items()},
+                "classes": list(self.data.classes),
+                "mean": self._pixels.mean,
+                "std": self._pixels.std,
+                "net": self.trainer.net.state_dict(),
+                "statistics": statistics,
+                "logits": {s: {p: torch.from_numpy(v) for p, v in o.items()} for s, o in outputs.items()},
+                "labels": {name: torch.from_numpy(p.labels) for name, p in parts.items()},
+            },
+        )
+        return path
+
+    def _measure(
+        self, parts: dict[str, Part], statistics_images: int
+    ) -> tuple[dict[str, dict[str, np.ndarray[Any, Any]]], dict[str, dict[str, torch.Tensor]]]:
+        """Logits of every stage on every part, and the statistics they were computed with."""
+        net = self.trainer.net
+        sample = self._pixels.tensor(self.splits.train.images[:statistics_images])
+        tensors = {name: self._pixels.tensor(part.images) for name, part in parts.items()}
+        outputs, statistics = {}, {}
+        for name, subnetwork in stages(net.config).items():
+            statistics[name] = reestimate(net, subnetwork, sample)
+            outputs[name] = {p: logits(net, subnetwork, statistics[name], t) for p, t in tensors.items()}
+        return outputs, statistics
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.options.folder / "checkpoint.pt"
+
+    def _identity(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.to_dict(), "seed": self.seed, "data": fingerprint(self.splits.train)}
+
+    def _save(self) -> None:
+        content = self._identity() | {"bf16": self.trainer.bf16, "trainer": self.trainer.state()}
+        checkpoint.save(self._checkpoint, content)
+
+    def _saved(self) -> dict[str, Any] | None:
+        if not self._checkpoint.exists():
+            return None
+        saved = checkpoint.load(self._checkpoint)
+        for key, value in self._identity().items():
+            if saved.get(key) != value:
+                raise CheckpointError(f"{self._checkpoint} belongs to another run: its {key} differs; use another --name")
+        return saved
+
+
+def fingerprint(part: Part) -> str:
+    """A hash of a part's images and labels, so that a run is not resumed on other data."""
+    digest = hashlib.sha256(part.labels.tobytes())
+    digest.update(np.ascontiguousarray(part.images).data)
+    return digest.hexdigest()
+
+
+def code_commit() -> str:
+    """The commit of the code in use, with + if the tree has changes; unknown outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+@contextmanager
+def busy_machine(lock: Path) -> Iterator[None]:
+    """Hold the lock that benchmarks respect: nothing is measured beside a training run.
+
+    Several runs may train at once (a shared lock); a benchmark in progress is waited for.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
