@@ -1,0 +1,133 @@
+"""A stall meter for each core: a short pinned loop that sleeps to fixed instants and notes when it woke late.
+
+At real-time priority above everything else that runs here, it is late only when the machine (or its hypervisor)
+was away. Without that priority it also sees ordinary competition, and its gaps excuse nothing: see `trustworthy`.
+A loop that spins would take the very core it watches; this one takes about a hundredth of it.
+Run as a process: `python -m loadtest.stalls CPU SECONDS`, which prints JSON at SIGTERM or when its time is over.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.pinning import METER_PRIORITY, take
+from loadtest.timer import AbsoluteTimer
+
+PERIOD_NS = 500_000
+THRESHOLD_NS = 1_000_000
+
+
+def merge(gaps: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Overlapping (begin, end) become one; sorted; int64 [n, 2]."""
+    merged: list[list[int]] = []
+    for begin, end in sorted(gaps):
+        if merged and begin <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([begin, end])
+    return np.array(merged, dtype=np.int64).reshape(-1, 2)
+
+
+def touched(begins: NDArray[np.int64], ends: NDArray[np.int64], stalls: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the intervals [begin, end] meet a stall; `stalls` as merge() gives them."""
+    if not len(stalls):
+        return np.zeros(len(begins), dtype=np.bool_)
+    # The first stall that ends after the interval begins is the only one that need be looked at.
+    first = np.searchsorted(stalls[:, 1], begins, side="left")
+    inside = np.minimum(first, len(stalls) - 1)
+    return np.asarray((first < len(stalls)) & (stalls[inside, 0] <= ends))
+
+
+class Meters:
+    """Running meters; `stop()` gives what all of them saw."""
+
+    def __init__(self, cpus: Sequence[int], seconds: float) -> None:
+        command = [sys.executable, "-m", "loadtest.stalls"]
+        self._children = [
+            subprocess.Popen([*command, str(cpu), str(seconds)], stdout=subprocess.PIPE)  # noqa: S603
+            for cpu in cpus
+        ]
+        self.trustworthy = False
+        for child in self._children:
+            assert child.stdout is not None
+            child.stdout.readline()  # it has its core and its priority, and measures
+
+    def stop(self) -> NDArray[np.int64]:
+        """Ends the meters and gives their gaps on CLOCK_MONOTONIC, merged: int64 [n, 2]."""
+        reports = []
+        for child in self._children:
+            child.terminate()
+            output, _ = child.communicate(timeout=10)
+            reports.append(json.loads(output))
+        self._children = []
+        self.trustworthy = bool(reports) and all(report["real_time"] for report in reports)
+        return merge([(begin, end) for report in reports for begin, end in report["gaps"]])
+
+    def abandon(self) -> None:
+        """Ends what still runs, without asking what it saw."""
+        for child in self._children:
+            child.kill()
+            child.communicate()
+        self._children = []
+
+
+@contextmanager
+def metering(cpus: Sequence[int], seconds: float) -> Iterator[Meters]:
+    """Meters on `cpus` for at most `seconds`; whatever happens, none outlives the block."""
+    meters = Meters(cpus, seconds)
+    try:
+        yield meters
+    finally:
+        meters.abandon()
+
+
+def watch(seconds: float, stop: list[bool]) -> list[tuple[int, int]]:
+    """Sleeps from instant to instant and returns the (intended, real) wake-ups more than THRESHOLD_NS apart."""
+    gaps: list[tuple[int, int]] = []
+    timer, poll = AbsoluteTimer(), select.poll()
+    poll.register(timer.fd, select.POLLIN)
+    due = time.monotonic_ns()
+    end = due + round(seconds * 1e9)
+    while due < end and not stop:
+        due += PERIOD_NS
+        timer.set(due)
+        poll.poll()
+        timer.acknowledge()
+        now = time.monotonic_ns()
+        if now - due > THRESHOLD_NS:
+            gaps.append((due, now))
+            due = now
+    timer.close()
+    return gaps
+
+
+def main() -> None:
+    """The meter process."""
+    cpu, seconds = int(sys.argv[1]), float(sys.argv[2])
+    stop: list[bool] = []
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.append(True)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+    hold = take({cpu}, METER_PRIORITY)
+    print("ready", flush=True)
+    gaps = watch(seconds, stop)
+    if os.getppid() == parent:
+        print(json.dumps({"real_time": hold.real_time, "gaps": gaps}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
