@@ -66,7 +66,9 @@ def read_answer(body: bytes) -> dict[str, Any]:
 
 
 def _fill(row: Any, answer: dict[str, Any], places: dict[str, int]) -> None:
-    """Writes one answer into its row. Raises KeyError, TypeError or ValueError where a field is not as promised."""
+    """Writes one answer into its row. Raises KeyError, TypeError or ValueError where a field is not as
+    promised.
+    """
     mask = 0
     for name in answer["stages_run"]:
         mask |= 1 << places.setdefault(name, len(places))

@@ -43,7 +43,9 @@ def poisson(rate: float, seconds: float, seed: int) -> Nanoseconds:
 
 
 def gamma(rate: float, seconds: float, seed: int, cv2: float) -> Nanoseconds:
-    """Renewal process with gamma gaps of squared coefficient of variation `cv2` (1 = Poisson, 8 = very bursty)."""
+    """Renewal process with gamma gaps of squared coefficient of variation `cv2` (1 = Poisson, 8 = very
+    bursty).
+    """
     _check(rate, seconds)
     if not cv2 > 0:
         raise ValueError(f"cv2 must be positive, not {cv2}")
@@ -81,7 +83,7 @@ def read_trace(path: Path) -> Seconds:
         times = np.sort(np.array([float(row["arrival_s"]) for row in rows], dtype=np.float64))
     if len(times) < 2 or not np.isfinite(times).all() or times[-1] == times[0]:
         raise ValueError(f"{path} holds no usable trace: two distinct finite times are needed")
-    return times - times[0]
+    return np.asarray(times - times[0])
 
 
 def compressed(trace: Seconds, rate: float, seconds: float) -> Nanoseconds:

@@ -1,6 +1,7 @@
 """Capacity and front-end ceiling: the highest Poisson rate at which enough requests are in time at 50 ms.
 
-The search is pure and knows only a function from a rate to an attainment; what is probed is decided elsewhere.
+The search is pure and knows only a function from a rate to an attainment; what is probed is decided
+elsewhere.
 """
 
 import math
@@ -16,7 +17,9 @@ PROBES = 8
 
 @dataclass(frozen=True)
 class Found:
-    """The highest passing rate (0 where none passed), the lowest failing one (inf where none failed), all probes."""
+    """The highest passing rate (0 where none passed), the lowest failing one (inf where none failed),
+    all probes.
+    """
 
     rate: float
     failing: float
@@ -32,8 +35,8 @@ def highest_rate(
 ) -> Found:
     """Bisects, in the logarithm of the rate, for the highest rate whose attainment is at least `share`.
 
-    Starts at `guess`, doubles or halves until it has a rate that passes and one that fails, then bisects; `probes`
-    calls in all. With 8 of them and a guess within a factor of two the answer is within about 2 %.
+    Starts at `guess`, doubles or halves until it has a rate that passes and one that fails, then bisects;
+    `probes` calls in all. With 8 of them and a guess within a factor of two the answer is within about 2 %.
     """
     if not (guess > 0 and math.isfinite(guess)):
         raise ValueError(f"the first rate must be positive and finite, not {guess}")

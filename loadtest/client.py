@@ -1,9 +1,10 @@
 """The open-loop sender: one thread, non-blocking sockets, epoll and a timerfd; it never spins.
 
-Requests leave at the times of the plan whatever the server does, over keep-alive connections that grow on demand
-up to a bound. It stamps times and keeps the bytes; what the bytes mean is read after the run (answers.py), so that
-reading costs the sender nothing. Rejected: asyncio and aiohttp (more CPU a request and timers of whole
-milliseconds), several threads (the GIL's switch interval is the very lateness one wants to measure).
+Requests leave at the times of the plan whatever the server does, over keep-alive connections that grow on
+demand up to a bound. It stamps times and keeps the bytes; what the bytes mean is read after the run
+(answers.py), so that reading costs the sender nothing. Rejected: asyncio and aiohttp (more CPU a request
+and timers of whole milliseconds), several threads (the GIL's switch interval is the very lateness one wants
+to measure).
 """
 
 import gc
@@ -27,7 +28,7 @@ _RECEIVE = 65_536
 _NOBODY = -1
 # Between making the due times and the first arrival: time to arm the timer.
 _LEAD_NS = 5_000_000
-_VERDICTS = {503: Outcome.REFUSED, 504: Outcome.UNANSWERED}
+_VERDICTS = {200: Outcome.ANSWERED, 503: Outcome.REFUSED, 504: Outcome.UNANSWERED}
 
 
 class _Connection:
@@ -112,7 +113,9 @@ class Sender:
         self._epoll.register(self._timer.fd, _READ)
 
     def run(self) -> Run:
-        """Sends everything and returns once every request has ended: at the latest with the last one's patience."""
+        """Sends everything and returns once every request has ended: at the latest with the last one's
+        patience.
+        """
         try:
             with _no_garbage_collection():
                 for _ in range(min(self._plan.warm, self._plan.connections)):
@@ -128,7 +131,8 @@ class Sender:
         return self._report(start, cpu)
 
     def _set_times(self, start: int) -> None:
-        # The same patience for all, so that it ends in the order of the arrivals and one pointer finds the next.
+        # The same patience for all, so that it ends in the order of the arrivals and one pointer finds
+        # the next.
         patience = int(self._plan.budgets_ns.max(initial=0)) + round(self._plan.grace_s * 1e9)
         self._due = (self._plan.arrivals_ns + start).tolist()
         self._expiry = [due + patience for due in self._due]
@@ -238,7 +242,7 @@ class Sender:
         try:
             data = connection.sock.recv(_RECEIVE)
         except BlockingIOError:
-            return
+            return None
         except OSError:
             data = b""
         now = time.monotonic_ns()
@@ -262,7 +266,7 @@ class Sender:
         journal.done[request] = now
         journal.status[request] = response.status
         journal.bodies[request] = response.body
-        outcome = Outcome.ANSWERED if response.status == 200 else _VERDICTS.get(response.status, Outcome.ERROR)
+        outcome = _VERDICTS.get(response.status, Outcome.ERROR)
         if closed or not response.keep_alive or connection.pending:
             return self._end(connection, outcome)
         connection.request = _NOBODY

@@ -85,5 +85,7 @@ def read_images(path: Path, split: str = "test") -> LabelledImages:
     if path.is_dir():
         return read_directory(path, split)
     if not path.is_file():
-        raise FileNotFoundError(f"no images at {path}: give an ImageFolder-shaped zip or directory with --images")
+        raise FileNotFoundError(
+            f"no images at {path}: give an ImageFolder-shaped zip or directory with --images"
+        )
     return read_zip(path, split)

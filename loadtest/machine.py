@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-_PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "pyzmq", "onnxruntime", "openvino", "numpy", "orjson")
+_PACKAGES = (
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "pyzmq",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "orjson",
+)
 
 
 def _processor(text: str) -> tuple[str, list[str]]:

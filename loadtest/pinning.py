@@ -22,7 +22,9 @@ class Hold:
 
 
 def take(cpus: Collection[int], priority: int) -> Hold:
-    """Pins this thread to those of `cpus` that exist and asks for SCHED_FIFO; children inherit neither priority."""
+    """Pins this thread to those of `cpus` that exist and asks for SCHED_FIFO; children inherit neither
+    priority.
+    """
     wanted = set(cpus) & set(range(os.cpu_count() or 1))
     if wanted:
         os.sched_setaffinity(0, wanted)
@@ -36,7 +38,9 @@ def take(cpus: Collection[int], priority: int) -> Hold:
 
 @contextmanager
 def own_core(cpu: int | None) -> Iterator[Hold]:
-    """Pins this thread to `cpu` (None: wherever it is) at real-time priority, and puts everything back after."""
+    """Pins this thread to `cpu` (None: wherever it is) at real-time priority, and puts everything back
+    after.
+    """
     affinity, policy, param = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         yield take(affinity if cpu is None else {cpu}, SENDER_PRIORITY)

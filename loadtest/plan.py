@@ -14,7 +14,8 @@ from loadtest.arrivals import Nanoseconds
 from loadtest.images import LabelledImages
 from loadtest.wire import request_head, request_tail
 
-# A client that waits for ever hides what never came back; one that gives up at the deadline cannot see how late.
+# A client that waits for ever hides what never came back; one that gives up at the deadline cannot see
+# how late.
 GRACE_S = 2.0
 
 
@@ -116,7 +117,8 @@ def back_to_back(
     concurrency: int,
     patience_s: float,
 ) -> Plan:
-    """A closed loop as a plan: all due at once, through `concurrency` connections, so each waits for a free one.
+    """A closed loop as a plan: all due at once, through `concurrency` connections, so each waits for a free
+    one.
 
     Its latency is done - sent, never done - intended. All of it must end within `patience_s`.
     """

@@ -1,7 +1,7 @@
 """What is kept of a run: one structured array, a row per offered request, and the facts that explain it.
 
-Times are int64 nanoseconds from the run's start; NEVER where the thing did not happen. Knows nothing of sockets
-or of how figures are made from the rows. Saved without pickles.
+Times are int64 nanoseconds from the run's start; NEVER where the thing did not happen. Knows nothing of
+sockets or of how figures are made from the rows. Saved without pickles.
 """
 
 import json

@@ -29,7 +29,9 @@ class ServerFailed(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of all processes of a server: resident set sizes summed, and proportional (shared pages split)."""
+    """Bytes of all processes of a server: resident set sizes summed, and proportional (shared pages
+    split).
+    """
 
     resident: int
     proportional: int
@@ -43,7 +45,9 @@ def free_port() -> int:
 
 
 def get_json(port: int, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
-    """Status and parsed body of a GET; body None where it is not JSON. Raises OSError where nobody answers."""
+    """Status and parsed body of a GET; body None where it is not JSON. Raises OSError where nobody
+    answers.
+    """
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
@@ -200,7 +204,9 @@ def _tail(log: Path, characters: int = 2000) -> str:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What of `python -m server` the benches set; `pin_rung` 1 is the first rung, None leaves the policy free."""
+    """What of `python -m server` the benches set; `pin_rung` 1 is the first rung, None leaves the
+    policy free.
+    """
 
     models_dir: Path
     state_dir: Path

@@ -1,9 +1,10 @@
 """A stall meter for each core: a short pinned loop that sleeps to fixed instants and notes when it woke late.
 
-At real-time priority above everything else that runs here, it is late only when the machine (or its hypervisor)
-was away. Without that priority it also sees ordinary competition, and its gaps excuse nothing: see `trustworthy`.
-A loop that spins would take the very core it watches; this one takes about a hundredth of it.
-Run as a process: `python -m loadtest.stalls CPU SECONDS`, which prints JSON at SIGTERM or when its time is over.
+At real-time priority above everything else that runs here, it is late only when the machine (or its
+hypervisor) was away. Without that priority it also sees ordinary competition, and its gaps excuse nothing:
+see `trustworthy`. A loop that spins would take the very core it watches; this one takes about a hundredth
+of it. Run as a process: `python -m loadtest.stalls CPU SECONDS`, which prints JSON at SIGTERM or when its
+time is over.
 """
 
 import json
@@ -38,7 +39,9 @@ def merge(gaps: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array(merged, dtype=np.int64).reshape(-1, 2)
 
 
-def touched(begins: NDArray[np.int64], ends: NDArray[np.int64], stalls: NDArray[np.int64]) -> NDArray[np.bool_]:
+def touched(
+    begins: NDArray[np.int64], ends: NDArray[np.int64], stalls: NDArray[np.int64]
+) -> NDArray[np.bool_]:
     """Which of the intervals [begin, end] meet a stall; `stalls` as merge() gives them."""
     if not len(stalls):
         return np.zeros(len(begins), dtype=np.bool_)
@@ -92,7 +95,9 @@ def metering(cpus: Sequence[int], seconds: float) -> Iterator[Meters]:
 
 
 def watch(seconds: float, stop: list[bool]) -> list[tuple[int, int]]:
-    """Sleeps from instant to instant and returns the (intended, real) wake-ups more than THRESHOLD_NS apart."""
+    """Sleeps from instant to instant and returns the (intended, real) wake-ups more than THRESHOLD_NS
+    apart.
+    """
     gaps: list[tuple[int, int]] = []
     timer, poll = AbsoluteTimer(), select.poll()
     poll.register(timer.fd, select.POLLIN)

@@ -1,7 +1,8 @@
 """Figures from the rows of runs. Pure: rows in, numbers out.
 
-In time: answered, and the last byte here by intended send + budget. Lateness and latency percentiles are over all
-offered requests but the refused ones, a failure counting as infinitely late; refusals have percentiles of their own.
+In time: answered, and the last byte here by intended send + budget. Lateness and latency percentiles are
+over all offered requests but the refused ones, a failure counting as infinitely late; refusals have
+percentiles of their own.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles in milliseconds, nearest rank (an infinity does not leak into its neighbours); NaN of nothing."""
+    """Percentiles in milliseconds, nearest rank (an infinity does not leak into its neighbours); NaN of
+    nothing.
+    """
 
     p50: float
     p99: float
@@ -115,7 +118,9 @@ def right(records: Records) -> Flags:
 
 
 def sender_late_ms(records: Records) -> NDArray[np.float64]:
-    """How late the sender came to each request. (A request that then waits for a connection is not its fault.)"""
+    """How late the sender came to each request. (A request that then waits for a connection is not its
+    fault.)
+    """
     return np.where(
         records["picked_ns"] == NEVER, np.inf, (records["picked_ns"] - records["intended_ns"]) / 1e6
     )
@@ -139,7 +144,9 @@ def _shares_of(names: Sequence[str], places: NDArray[Any]) -> dict[str, float]:
 
 
 def _outside_stalls(run: Run, punctual: Flags, correct: Flags) -> Share | None:
-    """Figures of the requests whose whole budget met no stall: a window that does not depend on how they ended."""
+    """Figures of the requests whose whole budget met no stall: a window that does not depend on how
+    they ended.
+    """
     if run.stalls_ns is None or not run.facts.get("meters_trustworthy"):
         return None
     begins = run.records["intended_ns"]
