@@ -2,13 +2,15 @@
 # group of packages that it needs (pyproject.toml), at the versions in constraints/, and again when those change.
 #
 #   make serve PORT=9000 HOST=0.0.0.0 ARGS='--workers 2'
-#   make train ARGS='--recipe nested --minutes 30'
+#   make train RECIPE=small_nested DATA=photos.zip ARGS='--minutes 30'
 #   make test PYTHON=python3.12 PIP_ARGS='--extra-index-url …'
 
 PYTHON ?= python3
 HOST ?= $(or $(ANYTIME_HOST),127.0.0.1)
 PORT ?= $(or $(ANYTIME_PORT),8000)
 IMAGE ?= anytime:latest
+RECIPE ?= digits
+DATA ?= digits
 ARGS ?=
 PIP_ARGS ?=
 
@@ -37,8 +39,8 @@ check: $(VENV)/.test ## ruff, mypy --strict, import contracts, Dockerfile and co
 	$(RUN)hadolint Dockerfile
 	$(RUN)check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-train: $(VENV)/.train ## train a FractalNet (ARGS= goes to python -m training train)
-	$(RUN)python -m training train $(ARGS)
+train: $(VENV)/.train ## train a FractalNet (RECIPE=, DATA=, ARGS=; alone: scikit-learn's digits, in a minute or two)
+	$(RUN)python -m training train $(RECIPE) --data $(DATA) $(ARGS)
 
 export: $(VENV)/.train ## publish a checkpoint into model_repo/models (ARGS= goes to python -m model_repo export)
 	$(RUN)python -m model_repo export $(ARGS)
