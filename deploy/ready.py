@@ -1,7 +1,7 @@
 """Is the service on this host ready? Exit status 0 or 1, for a container's health check; needs no curl.
 
-Knows /readyz and ANYTIME_PORT. Imports the socket module only: it runs every few seconds beside the service, so it
-must start fast.
+Knows /readyz and ANYTIME_PORT. Imports the socket module only: it runs every few seconds beside the
+service, so it must start fast.
 """
 
 import os
