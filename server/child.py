@@ -1,6 +1,7 @@
 """How a child process of the supervisor begins: what it was told, and that it ends when the supervisor does.
 
-Knows the environment variable ANYTIME_CHILD and Linux's parent-death signal; must not know what the child does.
+Knows the environment variable ANYTIME_CHILD and Linux's parent-death signal; must not know what the child
+does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Processes(BaseModel):
-    """The processes of one service, as the supervisor last wrote them: process ids, 0 for an engine that is down."""
+    """Process ids of one service, as the supervisor last wrote them; 0 for an engine that is down."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,8 +101,8 @@ def enter() -> ChildContext:
 def end_with_parent(parent: int) -> None:
     """Has the kernel kill this process when `parent` dies, and ends it now if that has happened already.
 
-    SIGKILL, not SIGTERM: a draining orphan would hold the port while a new supervisor starts. The check after the
-    request closes the gap between the fork and the request.
+    SIGKILL, not SIGTERM: a draining orphan would hold the port while a new supervisor starts. The check after
+    the request closes the gap between the fork and the request.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
