@@ -1,0 +1,230 @@
+"""Which batch of which stage runs next, who is refused, and when a job is as good as it will get.
+
+Pure: events in, instructions out, time as an argument; no clock, no I/O, no randomness. The engine process
+serves with it and the simulator measures it. One device, any number of models.
+
+The rule, simpler than the priced schedule of a later version but with its guarantees:
+
+* **Admission.** Walking backwards over all unanswered jobs in deadline order, in batches of each model's
+  cheapest rung, gives the latest time at which the device must start on them (`secure_start`). A job that
+  would move it before the time the device is free is refused at once: everyone admitted has a first answer in
+  time, as far as the table knows.
+* **Choice.** Candidates are the cheapest rung for the earliest unanswered jobs, and every rung for the
+  answered jobs that gain most from it. Each must finish before all of its members' deadlines and leave the
+  secure check feasible; a deeper rung must also respect the blocking cap, for nothing can interrupt it when
+  tight jobs arrive. The largest expected gain per nanosecond runs; among equals the shortest.
+* **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
+  its deadline.
+"""
+
+from __future__ import annotations
+
+from server.engine.candidates import Candidate, best_candidate
+from server.engine.events import (
+    Arrived,
+    Cancelled,
+    Event,
+    Finish,
+    Instruction,
+    Job,
+    Key,
+    Launch,
+    LaunchDone,
+    LaunchFailed,
+    Reject,
+    Tick,
+    WaitUntil,
+)
+from server.engine.ladder import Ladder
+from server.engine.latency import LatencyTable
+from server.engine.queues import ModelQueue, Waiting
+from server.engine.room import first_answer_ns, free_ns, secure_start
+from server.engine.state import PolicyConfig, State, count_arrival, new_state
+
+__all__ = [
+    "Arrived",
+    "Cancelled",
+    "Finish",
+    "Job",
+    "Ladder",
+    "LatencyTable",
+    "Launch",
+    "LaunchDone",
+    "LaunchFailed",
+    "PolicyConfig",
+    "Reject",
+    "State",
+    "Tick",
+    "WaitUntil",
+    "first_answer_ns",
+    "new_state",
+    "step",
+]
+
+
+def step(state: State, event: Event, now_ns: int) -> tuple[State, list[Instruction]]:
+    """Tell the policy one event; returns the state (the same object, changed in place) and its instructions.
+
+    Only a Tick orders a launch, and only while none is outstanding: tell everything that has happened, then
+    tick.
+    """
+    match event:
+        case Arrived(job):
+            return state, _arrived(state, job, now_ns)
+        case Cancelled(key):
+            _forget(state, key)
+            return state, []
+        case LaunchDone():
+            return state, _launch_done(state, event, now_ns)
+        case LaunchFailed(launch):
+            return state, _launch_failed(state, launch)
+        case Tick():
+            return state, _decide(state, now_ns)
+
+
+# Arrivals and ends of launches
+
+
+def _arrived(state: State, job: Job, now_ns: int) -> list[Instruction]:
+    queue = state.models.get(job.model)
+    if job.key in state.jobs:
+        return []
+    if queue is None:
+        return [Reject(job.key, 0)]
+    if not queue.usable:
+        return [Finish(job.key, "stage_failed")]
+    count_arrival(state, queue, job, now_ns)
+    free_at_ns = free_ns(state, now_ns)
+    waiting = Waiting(job, state.arrivals)
+    queue.add_unanswered(waiting)
+    # Its own feasibility is asked apart: the walk takes its batch for one launch, which may be longer than it
+    # alone.
+    alone_ns = free_at_ns + queue.first_ns + state.config.guard_ns
+    if alone_ns > job.deadline_ns or secure_start(state) < free_at_ns:
+        queue.remove(waiting)
+        return [Reject(job.key, first_answer_ns(state, job.model, now_ns))]
+    state.jobs[job.key] = waiting
+    return []
+
+
+def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instruction]:
+    launch = done.launch
+    queue = state.models[launch.model]
+    state.outstanding = None
+    queue.latency.observe(launch.stage, len(launch.keys), done.duration_ns)
+    orders: list[Instruction] = []
+    for key, confidence in zip(launch.keys, done.confidences, strict=True):
+        waiting = state.jobs.get(key)
+        if waiting is None:  # cancelled meanwhile
+            continue
+        waiting.mask |= 1 << launch.stage
+        reason = _place_answered(state, queue, waiting, confidence, now_ns)
+        if reason:
+            del state.jobs[key]
+            orders.append(Finish(key, reason))
+    return orders
+
+
+def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidence: float, now_ns: int) -> str:
+    """Queue the job for a deeper rung; returns the reason to finish it instead, or nothing."""
+    job = waiting.job
+    if confidence >= job.min_confidence and job.min_confidence < 1.0:
+        return "confident"
+    waiting.bin_ = queue.ladder.bin_of(confidence)
+    gains = queue.gains_of(waiting)
+    if not gains:
+        return "stage_failed" if waiting.failed else queue.ladder.reason_after(waiting.mask)
+    room_ns = job.deadline_ns - state.config.guard_ns - now_ns
+    if all(queue.latency.ns(stage, 1) > room_ns for stage, _ in gains):
+        return "deadline"
+    queue.add_answered(waiting, gains)
+    return ""
+
+
+def _launch_failed(state: State, launch: Launch) -> list[Instruction]:
+    """The stage leaves the ladder. Its jobs go on with other rungs, answered ones of the model are placed anew."""
+    queue = state.models[launch.model]
+    state.outstanding = None
+    moved = queue.fail(launch.stage)
+    members = [state.jobs[key] for key in launch.keys if key in state.jobs]
+    for waiting in members:
+        waiting.failed = True
+    orders: list[Instruction] = []
+    for waiting in dict.fromkeys(moved + members):
+        reason = _place_again(queue, waiting)
+        if reason:
+            del state.jobs[waiting.job.key]
+            orders.append(Finish(waiting.job.key, reason))
+    if not queue.usable:
+        orders += [
+            _end(state, waiting, "stage_failed") for waiting in queue.take_unanswered(len(queue.unanswered))
+        ]
+    return orders
+
+
+def _place_again(queue: ModelQueue, waiting: Waiting) -> str:
+    if not waiting.mask:
+        queue.add_unanswered(waiting)
+        return ""
+    gains = queue.gains_of(waiting)
+    if not gains:
+        return "stage_failed"
+    queue.add_answered(waiting, gains)
+    return ""
+
+
+def _forget(state: State, key: Key) -> None:
+    waiting = state.jobs.pop(key, None)
+    if waiting is not None:
+        state.models[waiting.job.model].remove(waiting)
+
+
+def _end(state: State, waiting: Waiting, reason: str) -> Finish:
+    del state.jobs[waiting.job.key]
+    return Finish(waiting.job.key, reason)
+
+
+def _decide(state: State, now_ns: int) -> list[Instruction]:
+    orders = _end_hopeless(state, free_ns(state, now_ns))
+    if state.outstanding is not None:
+        return orders
+    best = best_candidate(state, now_ns)
+    if best is None:
+        return [*orders, *_end_the_rest(state), WaitUntil(None)]
+    launch = _take(state, best, now_ns)
+    # Whoever cannot wait for this launch to end is as good now as he will ever be.
+    return [*orders, *_end_hopeless(state, state.busy_until_ns), launch]
+
+
+def _end_hopeless(state: State, free_at_ns: int) -> list[Instruction]:
+    orders: list[Instruction] = []
+    for queue in state.models.values():
+        if queue.usable:
+            late, spent = queue.take_hopeless(free_at_ns, state.config.guard_ns)
+            orders += [_end(state, waiting, "expired") for waiting in late]
+            orders += [_end(state, waiting, "overload") for waiting in spent]
+    return orders
+
+
+def _end_the_rest(state: State) -> list[Instruction]:
+    """The device is free and nothing may run: what keeps the answered jobs from a deeper rung is the blocking cap."""
+    orders: list[Instruction] = []
+    for queue in state.models.values():
+        answered = [entry[2] for group in queue.groups.values() for entry in group.entries]
+        for waiting in answered:
+            queue.remove(waiting)
+            orders.append(_end(state, waiting, "overload"))
+    return orders
+
+
+def _take(state: State, chosen: Candidate, now_ns: int) -> Launch:
+    queue = state.models[chosen.model]
+    if chosen.members:
+        members = [w for group, start, end in chosen.members for w in queue.take_answered(group, start, end)]
+    else:
+        members = queue.take_unanswered(chosen.count)
+    state.launches += 1
+    keys = tuple(waiting.job.key for waiting in members)
+    state.outstanding = Launch(state.launches, chosen.model, chosen.stage, keys, chosen.ns)
+    state.busy_until_ns = now_ns + chosen.ns
+    return state.outstanding

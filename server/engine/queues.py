@@ -1,0 +1,177 @@
+"""The jobs of one model, in the two orders that the policy asks for: by deadline, and by what they could
+still gain.
+
+Knows where a job stands; must not know why it moves. Every list is sorted by (deadline, order of arrival), so
+that the first k jobs that can still make a given finishing time are a slice.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+from server.engine.events import Job
+from server.engine.ladder import Gains, Ladder
+from server.engine.latency import LatencyTable
+
+
+class Waiting:
+    """A job that has been admitted.
+
+    Attributes:
+        job: as it arrived.
+        order: counts arrivals; breaks ties of deadlines.
+        mask: the rungs it has had.
+        bin_: confidence bin of its pooled answer, once it has one.
+        group: where it waits for a deeper rung, or None.
+        failed: a launch that it was part of has failed.
+    """
+
+    __slots__ = ("bin_", "failed", "group", "job", "mask", "order")
+
+    def __init__(self, job: Job, order: int) -> None:
+        self.job = job
+        self.order = order
+        self.mask = 0
+        self.bin_ = 0
+        self.group: Group | None = None
+        self.failed = False
+
+
+Entry = tuple[int, int, Waiting]
+
+
+class Group:
+    """Answered jobs with the same outlook: same rungs behind them, same confidence bin, so the same gains."""
+
+    __slots__ = ("entries", "gains", "key")
+
+    def __init__(self, key: tuple[int, int, bool], gains: Gains) -> None:
+        self.key = key
+        self.gains = gains
+        self.entries: list[Entry] = []
+
+
+class ModelQueue:
+    """One model: what it knows (ladder, latencies) and who waits for it."""
+
+    def __init__(self, ladder: Ladder, latency: LatencyTable, max_batch: int) -> None:
+        self.ladder = ladder
+        self.latency = latency
+        self.max_batch = max_batch
+        self.unanswered: list[Entry] = []
+        self.groups: dict[tuple[int, int, bool], Group] = {}
+        self.arrivals_per_ns = 0.0
+        self.last_arrival_ns: int | None = None
+        self.secure_batch = self._secure_batch()
+
+    @property
+    def usable(self) -> bool:
+        """Whether any rung is left to run."""
+        return bool(self.ladder.usable)
+
+    @property
+    def first_ns(self) -> int:
+        """Estimated time of the first rung for one image."""
+        return self.latency.ns(self.ladder.first, 1)
+
+    def fail(self, stage: int) -> list[Waiting]:
+        """Take a rung out of use; returns all answered jobs, out of their groups: their outlook has changed."""
+        self.ladder.fail(stage)
+        self.secure_batch = self._secure_batch()
+        moved = [entry[2] for group in self.groups.values() for entry in group.entries]
+        self.groups.clear()
+        for waiting in moved:
+            waiting.group = None
+        return moved
+
+    def add_unanswered(self, waiting: Waiting) -> None:
+        """Wait for a first answer."""
+        insort(self.unanswered, (waiting.job.deadline_ns, waiting.order, waiting))
+
+    def gains_of(self, waiting: Waiting) -> Gains:
+        """What an answered job could still gain, by rung."""
+        return self.ladder.gains_after(waiting.mask, waiting.bin_, waiting.job.every_stage)
+
+    def add_answered(self, waiting: Waiting, gains: Gains) -> None:
+        """Wait for a deeper rung."""
+        key = (waiting.mask, waiting.bin_, waiting.job.every_stage)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(key, gains)
+        waiting.group = group
+        insort(group.entries, (waiting.job.deadline_ns, waiting.order, waiting))
+
+    def remove(self, waiting: Waiting) -> None:
+        """Take a job out, wherever it waits; one that is in a launch waits nowhere."""
+        entries = waiting.group.entries if waiting.group else self.unanswered
+        place = bisect_left(entries, (waiting.job.deadline_ns, waiting.order))
+        if place < len(entries) and entries[place][2] is waiting:
+            del entries[place]
+        self._leave(waiting)
+
+    def take_unanswered(self, count: int) -> list[Waiting]:
+        """The `count` earliest deadlines, taken out."""
+        taken = [entry[2] for entry in self.unanswered[:count]]
+        del self.unanswered[:count]
+        return taken
+
+    def take_answered(self, group: Group, start: int, end: int) -> list[Waiting]:
+        """A slice of a group, taken out."""
+        taken = [entry[2] for entry in group.entries[start:end]]
+        del group.entries[start:end]
+        for waiting in taken:
+            self._leave(waiting)
+        return taken
+
+    def take_hopeless(self, free_ns: int, guard_ns: int) -> tuple[list[Waiting], list[Waiting]]:
+        """(Unanswered, answered) jobs that no rung can reach any more if the device is free at `free_ns`, taken out."""
+        latency = self.latency
+        late: list[Waiting] = []
+        if self.unanswered:
+            late = self.take_unanswered(bisect_left(self.unanswered, (free_ns + guard_ns + self.first_ns,)))
+        spent: list[Waiting] = []
+        for group in list(self.groups.values()):
+            shortest = min(latency.ns(stage, 1) for stage, _ in group.gains)
+            cut = bisect_left(group.entries, (free_ns + guard_ns + shortest,))
+            if cut:
+                spent += self.take_answered(group, 0, cut)
+        return late, spent
+
+    def groups_by_stage(self) -> dict[int, list[tuple[float, Group]]]:
+        """Per rung, the groups that would gain from it, most gain first."""
+        found: dict[int, list[tuple[float, Group]]] = {}
+        for group in self.groups.values():
+            for stage, gain in group.gains:
+                found.setdefault(stage, []).append((gain, group))
+        for candidates in found.values():
+            candidates.sort(key=_by_gain)
+        return found
+
+    def secure_groups(self, skip: int = 0) -> list[tuple[int, int]]:
+        """(first deadline, nanoseconds) of each first-rung batch that the unanswered jobs after `skip` will need."""
+        entries = self.unanswered
+        count = len(entries) - skip
+        if count <= 0:
+            return []
+        # Coarser where the queue is long: at most 32 groups keep a decision cheap, and cost 1/32 of the
+        # budgets' room.
+        size = min(max(self.secure_batch, -(-count // 32)), self.max_batch)
+        first = self.ladder.first
+        full_ns = self.latency.ns(first, size)
+        groups = [(entries[place][0], full_ns) for place in range(skip, len(entries), size)]
+        rest = count % size
+        if rest:
+            groups[-1] = (groups[-1][0], self.latency.ns(first, rest))
+        return groups
+
+    def _secure_batch(self) -> int:
+        return self.latency.best_batch(self.ladder.first) if self.usable else 1
+
+    def _leave(self, waiting: Waiting) -> None:
+        group, waiting.group = waiting.group, None
+        if group is not None and not group.entries:
+            self.groups.pop(group.key, None)
+
+
+def _by_gain(candidate: tuple[float, Group]) -> tuple[float, tuple[int, int, bool]]:
+    return -candidate[0], candidate[1].key

@@ -1,0 +1,83 @@
+"""All that the policy remembers, and its memory of arrivals.
+
+Knows the shape of the state; must not decide anything.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.engine.events import Job, Key, Launch
+from server.engine.ladder import Ladder
+from server.engine.latency import LatencyTable
+from server.engine.queues import ModelQueue, Waiting
+
+BUDGET_WINDOW = 128
+LOW_BUDGET = 0.05  # the quantile of recent budgets that the blocking cap protects
+RATE_WINDOW_NS = 200e6
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What the policy may assume.
+
+    Attributes:
+        max_batch: largest batch of one launch.
+        guard_ns: from the end of a launch until its refinements are where the answer is written.
+        nearly_as_good: a shorter launch is preferred while its gain per nanosecond is at least this share of
+            the best.
+        rare: the blocking cap is not applied to a launch during which fewer arrivals than this are expected.
+    """
+
+    max_batch: int = 32
+    guard_ns: int = 300_000
+    nearly_as_good: float = 0.95
+    rare: float = 0.01
+
+
+@dataclass
+class State:
+    """All that the policy remembers. Use `new_state`; only `step` changes it.
+
+    `price` is what a nanosecond of the device is worth in expected right answers; it stays 0 until the policy
+    follows the load by price, and every score already subtracts it.
+    """
+
+    config: PolicyConfig
+    models: dict[str, ModelQueue]
+    jobs: dict[Key, Waiting] = field(default_factory=dict)
+    outstanding: Launch | None = None
+    busy_until_ns: int = 0
+    price: float = 0.0
+    launches: int = 0
+    arrivals: int = 0
+    budgets: deque[int] = field(default_factory=deque)
+    sorted_budgets: list[int] = field(default_factory=list)
+
+
+def new_state(models: Mapping[str, tuple[Ladder, LatencyTable]], config: PolicyConfig) -> State:
+    """A state without jobs for models given as {name@version: (ladder, latencies)}."""
+    return State(config, {name: ModelQueue(*known, config.max_batch) for name, known in models.items()})
+
+
+def count_arrival(state: State, queue: ModelQueue, job: Job, now_ns: int) -> None:
+    """Remember that a job came, when, and with which budget."""
+    state.arrivals += 1
+    queue.arrivals_per_ns = arrival_rate(queue, now_ns) + 1.0 / RATE_WINDOW_NS
+    queue.last_arrival_ns = now_ns
+    budget_ns = job.deadline_ns - now_ns
+    state.budgets.append(budget_ns)
+    insort(state.sorted_budgets, budget_ns)
+    if len(state.budgets) > BUDGET_WINDOW:
+        del state.sorted_budgets[bisect_left(state.sorted_budgets, state.budgets.popleft())]
+
+
+def arrival_rate(queue: ModelQueue, now_ns: int) -> float:
+    """Jobs per nanosecond, recent ones counting most."""
+    if queue.last_arrival_ns is None:
+        return 0.0
+    return queue.arrivals_per_ns * math.exp((queue.last_arrival_ns - now_ns) / RATE_WINDOW_NS)
