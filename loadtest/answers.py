@@ -44,13 +44,14 @@ def final_of_stream(body: bytes) -> dict[str, Any]:
     """The answer in the stream's `final` event. Raises NotAnAnswer where there is none."""
     for event in read_events(body):
         if event.name == "final":
-            return _object(event.data)
+            return read_json(event.data)
         if event.name == "error":
             raise NotAnAnswer(f"the stream ended in an error: {event.data[:200]}")
     raise NotAnAnswer("the stream ended without its final event")
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
+def read_json(text: str | bytes) -> dict[str, Any]:
+    """The object that a text holds. Raises NotAnAnswer."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -62,7 +63,7 @@ def _object(text: str | bytes) -> dict[str, Any]:
 
 def read_answer(body: bytes) -> dict[str, Any]:
     """The answer object of a 200 body, be it JSON or a stream. Raises NotAnAnswer."""
-    return _object(body) if body.lstrip()[:1] == b"{" else final_of_stream(body)
+    return read_json(body) if body.lstrip()[:1] == b"{" else final_of_stream(body)
 
 
 def _fill(row: Any, answer: dict[str, Any], places: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ The lock is advisory (flock) and goes with the process that holds it, however th
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,8 @@ def alone(purpose: str, path: Path = LOCK) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "somebody who left no name"
             raise Busy(
-                f"{path} is held by {holder}. Speed measured beside other work is not a measurement: "
+                f"{path} is held by {_holder(path)}. Speed measured beside other work is not a measurement: "
                 "wait for it to end, or stop it."
             ) from error
         file.truncate(0)
@@ -37,3 +36,12 @@ def alone(purpose: str, path: Path = LOCK) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _holder(path: Path) -> str:
+    """What the holder wrote; training writes nothing, and a text may be left over from a process that
+    died.
+    """
+    found = re.search(r"\(pid (\d+)\)", text := path.read_text())
+    alive = found is not None and Path(f"/proc/{found[1]}").exists()
+    return text.strip() if alive else "a training run"

@@ -3,7 +3,7 @@
 Knows images, arrival times and the service's query parameters; opens no socket.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
@@ -29,12 +29,12 @@ class Target:
     query: Mapping[str, str] | None = None
 
     @classmethod
-    def parse(cls, url: str, path: str = "/classify") -> "Target":
+    def parse(cls, url: str, path: str = "/classify", query: Mapping[str, str] | None = None) -> "Target":
         """From `http://host:port`. Raises ValueError for anything else."""
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
             raise ValueError(f"the target must look like http://127.0.0.1:8000, not {url!r}")
-        return cls(parts.hostname, parts.port or 80, path)
+        return cls(parts.hostname, parts.port or 80, path, query)
 
     def head(self, deadline_ms: float) -> bytes:
         """Request line and fixed headers for a budget."""
@@ -78,7 +78,7 @@ def make_plan(
     arrivals_ns: Nanoseconds,
     seconds: float,
     *,
-    deadline_ms: float | Sequence[float],
+    deadline_ms: float | NDArray[np.float64],
     order: NDArray[np.int32] | None = None,
     seed: int = 0,
     grace_s: float = GRACE_S,

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 60.0
@@ -44,11 +45,11 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def get_json(port: int, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
+def get_json(host: str, port: int, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
     """Status and parsed body of a GET; body None where it is not JSON. Raises OSError where nobody
     answers.
     """
-    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -100,24 +101,44 @@ def memory_of(pids: Sequence[int]) -> Memory:
     return Memory(resident, proportional)
 
 
-class RunningServer:
-    """A server that is ready: its port, its processes by role, and the seconds it took to become ready."""
+@dataclass(frozen=True)
+class Server:
+    """Somewhere on this machine that answers HTTP."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, ready_s: float, readiness: Any) -> None:
-        self._process = process
-        self.port = port
-        self.ready_s = ready_s
-        self.roles = _roles(process.pid, readiness)
+    port: int
+    host: str = HOST
+
+    @classmethod
+    def at(cls, url: str) -> "Server":
+        """From `http://host:port`. Raises ValueError for anything else."""
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or not parts.port:
+            raise ValueError(f"not the address of a server: {url!r}")
+        return cls(parts.port, parts.hostname)
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
-    @property
-    def pids(self) -> list[int]:
-        """All its processes now."""
-        return descendants(self._process.pid)
+    def get(self, path: str) -> Any:
+        """Parsed body of a GET. Raises ServerFailed unless the status is 200."""
+        try:
+            status, body = get_json(self.host, self.port, path)
+        except OSError as error:
+            raise ServerFailed(f"GET {path}: {error}") from error
+        if status != 200:
+            raise ServerFailed(f"GET {path} gave {status}")
+        return body
+
+
+@dataclass(frozen=True)
+class RunningServer(Server):
+    """A server that we started and that became ready after `ready_s`; `roles` are its processes by role."""
+
+    pid: int = 0
+    ready_s: float = 0.0
+    roles: dict[str, list[int]] = field(default_factory=dict)
 
     def cpu_ns(self) -> dict[str, int]:
         """CPU time by role until now, in nanoseconds."""
@@ -125,14 +146,7 @@ class RunningServer:
 
     def memory(self) -> Memory:
         """Memory of all its processes now."""
-        return memory_of(self.pids)
-
-    def get(self, path: str) -> Any:
-        """Parsed body of a GET. Raises ServerFailed unless the status is 200."""
-        status, body = get_json(self.port, path)
-        if status != 200:
-            raise ServerFailed(f"GET {path} gave {status}")
-        return body
+        return memory_of(descendants(self.pid))
 
 
 def _roles(pid: int, readiness: Any) -> dict[str, list[int]]:
@@ -149,7 +163,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int) -> Any:
         if process.poll() is not None:
             raise ServerFailed(f"it ended with status {process.returncode} before it was ready")
         try:
-            status, body = get_json(port, "/readyz")
+            status, body = get_json(HOST, port, "/readyz")
         except OSError:
             status, body = 0, None
         if status == 200:
@@ -186,12 +200,13 @@ def running(command: Sequence[str], port: int, log: Path) -> Iterator[RunningSer
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         begun = time.monotonic()
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             list(command), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
         try:
             readiness = _wait_until_ready(process, port)
-            yield RunningServer(process, port, time.monotonic() - begun, readiness)
+            ready_s = time.monotonic() - begun
+            yield RunningServer(port, HOST, process.pid, ready_s, _roles(process.pid, readiness))
         except ServerFailed as error:
             raise ServerFailed(f"{error}\n{_tail(log)}") from error
         finally:

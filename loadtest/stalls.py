@@ -57,8 +57,7 @@ class Meters:
     def __init__(self, cpus: Sequence[int], seconds: float) -> None:
         command = [sys.executable, "-m", "loadtest.stalls"]
         self._children = [
-            subprocess.Popen([*command, str(cpu), str(seconds)], stdout=subprocess.PIPE)  # noqa: S603
-            for cpu in cpus
+            subprocess.Popen([*command, str(cpu), str(seconds)], stdout=subprocess.PIPE) for cpu in cpus
         ]
         self.trustworthy = False
         for child in self._children:

@@ -3,7 +3,7 @@
 Joins client, stall meters and answers; knows nothing of which server it is or why it is asked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from loadtest.answers import interpret
@@ -40,15 +40,13 @@ def carry_out(plan: Plan, bench: Bench, ladder: Sequence[str] = ()) -> Run:
     )
 
 
-def measure(
-    make_plan: Callable[[], Plan], bench: Bench, ladder: Sequence[str] = (), max_repeats: int = MAX_REPEATS
-) -> Run:
+def measure(plan: Plan, bench: Bench, ladder: Sequence[str] = (), max_repeats: int = MAX_REPEATS) -> Run:
     """Runs until the sender kept time, at most 1 + `max_repeats` times; the last run is returned either way.
 
     The facts `repeats` and `sender_kept_time` say how often it was void and whether it still is.
     """
     for repeats in range(max_repeats + 1):
-        run = carry_out(make_plan(), bench, ladder).with_facts(repeats=repeats)
+        run = carry_out(plan, bench, ladder).with_facts(repeats=repeats)
         if run.facts["sender_kept_time"]:
             break
     return run

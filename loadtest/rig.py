@@ -1,0 +1,133 @@
+"""What every bench of ours stands on: images, cores, settings of the server, and a folder for raw records."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.arrivals import poisson
+from loadtest.capacity import DEADLINE_MS, PROBES, Found, highest_rate
+from loadtest.images import LabelledImages
+from loadtest.plan import Plan, Target, back_to_back, make_plan
+from loadtest.published import Published, read_model
+from loadtest.records import Outcome, Run
+from loadtest.servers import RunningServer, Server, ServerSettings, anytime_server
+from loadtest.summary import in_time
+from loadtest.trial import Bench, carry_out, measure
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNS = REPOSITORY / "runs" / "loadtest"
+_GUESS_REQUESTS = 300
+_PROBE_REQUESTS = 1500  # enough that a share of 0.5 % is several requests
+_SHORTEST_PROBE_S, _LONGEST_PROBE_S = 3.0, 8.0
+
+
+class SenderLate(Exception):
+    """The sender was late however often the run was repeated: this machine cannot measure now."""
+
+
+def default_images() -> Path:
+    """cifar10.zip in the folder of ANYTIME_DATA, or in ../shared/data beside the repository."""
+    folder = os.environ.get("ANYTIME_DATA")
+    return (Path(folder) if folder else REPOSITORY.parent / "shared" / "data") / "cifar10.zip"
+
+
+@dataclass
+class Rig:
+    """`folder` receives raw records, logs and the server's state; `repeats` counts void runs over all."""
+
+    images: LabelledImages
+    bench: Bench
+    settings: ServerSettings
+    folder: Path
+    model: str | None = None
+    repeats: int = 0
+    probe_s: float = _SHORTEST_PROBE_S
+    probes: int = PROBES
+    _servers: int = field(default=0, repr=False)
+
+    @contextmanager
+    def server(self, **changes: Any) -> Iterator[RunningServer]:
+        """Our server, with changes to the settings."""
+        self._servers += 1
+        log = self.folder / f"server{self._servers}.log"
+        with anytime_server(replace(self.settings, **changes), log) as server:
+            yield server
+
+    def ladder(self) -> Published:
+        """What the server publishes of the model."""
+        with self.server() as server:
+            return read_model(server, self.model)
+
+    def target(self, server: Server, path: str = "/classify") -> Target:
+        """Where requests to this server go."""
+        query = {} if self.model is None else {"model": self.model}
+        return Target.parse(server.url, path, query)
+
+    def poisson_plan(
+        self, server: Server, rate: float, seconds: float, seed: int, deadline_ms: float
+    ) -> Plan:
+        """Poisson arrivals and images drawn by the same seed."""
+        arrivals = poisson(rate, seconds, seed)
+        return make_plan(
+            self.target(server), self.images, arrivals, seconds, deadline_ms=deadline_ms, seed=seed
+        )
+
+    def measure(self, plan: Plan, name: str, ladder: tuple[str, ...] = ()) -> Run:
+        """Carries the plan out, repeated while the sender is late, and saves the raw records under `name`."""
+        run = measure(plan, self.bench, ladder)
+        self.repeats += run.facts["repeats"]
+        run.save(self.folder / f"{name}.npz")
+        return run
+
+    def sequential(self, target: Target, order: NDArray[np.int32], deadline_ms: float) -> Run:
+        """One request after the other, each image once, over one connection."""
+        patience = 5.0 + len(order) * deadline_ms / 1000
+        plan = back_to_back(
+            target, self.images, order, deadline_ms=deadline_ms, concurrency=1, patience_s=patience
+        )
+        return carry_out(plan, self.bench)
+
+    def warm_up(self, server: Server) -> None:
+        """Requests that count for nothing: connections, caches and estimates settle."""
+        self._saturated_rate(server)
+
+    def highest_rate(self, share: float, name: str, **changes: Any) -> Found:
+        """The highest Poisson rate at which `share` are in time at 50 ms with these settings; starts its
+        own server.
+
+        Raises SenderLate where a probe stays void.
+        """
+        with self.server(**changes) as server:
+            guess = self._saturated_rate(server)
+
+            def attainment(rate: float) -> float:
+                seconds = float(
+                    np.clip(_PROBE_REQUESTS / rate, self.probe_s, max(self.probe_s, _LONGEST_PROBE_S))
+                )
+                plan = self.poisson_plan(server, rate, seconds, 1, DEADLINE_MS)
+                run = self.measure(plan, f"{name}-{rate:.0f}")
+                if not run.facts["sender_kept_time"]:
+                    raise SenderLate(
+                        f"{name} at {rate:.0f}/s: late in {run.facts['repeats'] + 1} runs of as many"
+                    )
+                return float(in_time(run.records).mean())
+
+            return highest_rate(attainment, share, guess, self.probes)
+
+    def _saturated_rate(self, server: Server) -> float:
+        """Answers per second to a few connections that never pause: a first guess, within a factor of two."""
+        order = self.images.draw(_GUESS_REQUESTS, 0)
+        plan = back_to_back(
+            self.target(server), self.images, order, deadline_ms=1000, concurrency=8, patience_s=30
+        )
+        records = carry_out(plan, self.bench).records
+        answered = records[records["outcome"] == Outcome.ANSWERED]
+        if not len(answered):
+            raise SenderLate("the server answered none of the requests that were to show its pace")
+        return len(answered) / (float(answered["done_ns"].max() - answered["sent_ns"].min()) / 1e9)
