@@ -1,0 +1,125 @@
+"""Who is let in: each image in work holds a permit, and what cannot be answered in time gets none.
+
+Knows limits, the engine's credits and the front end's own lag; must not know HTTP or images. A permit is a value: it is
+handed on until somebody releases it, once.
+"""
+
+from __future__ import annotations
+
+from server.catalog import ModelView
+from server.deadlines import Clock
+from server.engine_view import EngineView
+from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, Unavailable
+from server.lag import Lag
+
+
+class Permit:
+    """The right to have one image in work."""
+
+    __slots__ = ("_door", "_held")
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._held = True
+
+    def release(self) -> None:
+        """Gives it back. Raises RuntimeError the second time: two owners are a bug that leaks or forges room."""
+        if not self._held:
+            raise RuntimeError("a permit was released twice")
+        self._held = False
+        self._door.in_work -= 1
+
+
+class Door:
+    """The door of one front end.
+
+    Attributes:
+        draining: set at SIGTERM; lets nobody in.
+        in_work: permits that are out.
+        body_bytes: bytes of bodies that are still being received.
+    """
+
+    def __init__(
+        self, view: EngineView, lag: Lag, clock: Clock, *, max_jobs: int, max_body_bytes: int
+    ) -> None:
+        self._view = view
+        self._lag = lag
+        self._clock = clock
+        self._max_jobs = max_jobs
+        self._max_buffered = max(256_000_000, 2 * max_body_bytes)
+        self.draining = False
+        self.in_work = 0
+        self.body_bytes = 0
+
+    def admit(self, model: ModelView, received_ns: int, deadline_ns: int) -> Permit:
+        """A permit for one image.
+
+        Args:
+            model: that it is for.
+            received_ns: when its request's headers were complete.
+            deadline_ns: by when the client wants the answer.
+
+        Raises:
+            Draining, NotReady, EngineLost, Overloaded, Infeasible: no.
+        """
+        self.check(model, received_ns, deadline_ns)
+        self.in_work += 1
+        return Permit(self)
+
+    def check(self, model: ModelView, received_ns: int, deadline_ns: int) -> None:
+        """Raises what `admit` would, and takes nothing: for refusing before the body is read."""
+        now = self._clock()
+        due_ns = deadline_ns - self._lag.guard_ns
+        if self.draining:
+            raise draining()
+        if not self._view.ready or self._view.stalled(now):
+            self._check_worth_waiting(now, due_ns)
+        elif model.key not in self._view.models:
+            raise NotReady(f"Model {model.key} is not being served.", retry_after_ms=10_000)
+        first_ns = self._view.first_answer_ns(model.key)
+        feasible_ms = (now - received_ns + first_ns + self._lag.guard_ns) / 1e6
+        if now + first_ns >= due_ns:
+            raise Infeasible(
+                "At the load there is now, not even the first stage can finish by this deadline.",
+                retry_after_ms=first_ns / 1e6,
+                smallest_feasible_ms=feasible_ms,
+            )
+        credit = self._view.credit
+        if self.in_work >= (self._max_jobs if credit is None else min(credit.jobs, self._max_jobs)):
+            raise Overloaded(
+                "As many images are in work as are allowed.",
+                retry_after_ms=max(first_ns / 1e6, 10),
+                smallest_feasible_ms=feasible_ms,
+            )
+
+    def take_bytes(self, count: int) -> None:
+        """Counts bytes of a body that is still coming. Raises Overloaded when too many are held already."""
+        if self.body_bytes + count > self._max_buffered:
+            raise Overloaded("Too many request bodies are being received.", retry_after_ms=1000)
+        self.body_bytes += count
+
+    def give_bytes(self, count: int) -> None:
+        """The opposite of `take_bytes`."""
+        self.body_bytes -= count
+
+    def _check_worth_waiting(self, now: int, due_ns: int) -> None:
+        """Held jobs wait for the engine; those that would wait in vain are told at once."""
+        view = self._view
+        if view.state == "draining":
+            raise draining()
+        back_in_ns = view.back_in_ns(now)
+        if due_ns - now <= back_in_ns:
+            raise self._no_engine(back_in_ns)
+
+    def _no_engine(self, back_in_ns: int) -> Unavailable:
+        retry_ms = max(back_in_ns / 1e6, 1000)
+        if self._view.was_ready:
+            return EngineLost(
+                "The engine does not respond and the deadline leaves no time to wait for it.", retry_ms
+            )
+        return NotReady(f"The service is starting: {self._view.detail}", retry_ms)
+
+
+def draining() -> Draining:
+    """The refusal of a service that is being shut down."""
+    return Draining("The service is being shut down.", retry_after_ms=1000)

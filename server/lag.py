@@ -1,0 +1,53 @@
+"""How late this process runs, and so how long before a deadline an answer must leave.
+
+Knows two measurements: how late the periodic tick of the event loop is, and how long after its due moment an answer
+ended by the clock was written. Must not know clocks or requests. A request that arrives in a busy loop waits in the
+socket, unstamped, for about as long as the tick is late: that time is taken off its budget, and the like is
+needed again to answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+TICK_NS = 20_000_000
+
+_TICKS = 16  # a third of a second: fast enough to shed on
+_ANSWERS = 256
+_RECOMPUTE_EVERY = 16
+
+
+class Lag:
+    """Recent lateness in nanoseconds.
+
+    One stall is not a trend: of the ticks the second latest counts, of the answers the 98th percentile.
+    """
+
+    def __init__(self, answer_guard_ns: int) -> None:
+        self._least_ns = answer_guard_ns
+        self._ticks: deque[int] = deque([0, 0], _TICKS)
+        self._answers: deque[int] = deque([0], _ANSWERS)
+        self._unread = 0
+        self.loop_ns = 0
+        self.answering_ns = 0
+        self.guard_ns = answer_guard_ns
+
+    def ticked(self, late_ns: int) -> None:
+        """One tick of the loop came `late_ns` after its time."""
+        self._ticks.append(max(0, late_ns))
+        self.loop_ns = sorted(self._ticks)[-2]
+        self._settle()
+
+    def answered(self, late_ns: int) -> None:
+        """An answer ended by the clock was written `late_ns` after its due moment."""
+        self._answers.append(max(0, late_ns))
+        self._unread += 1
+        if self._unread >= _RECOMPUTE_EVERY or late_ns > self.answering_ns:
+            self._unread = 0
+            ordered = sorted(self._answers)
+            self.answering_ns = ordered[len(ordered) * 98 // 100]
+            self._settle()
+
+    def _settle(self) -> None:
+        # Waiting unstamped, plus answering, where the loop's lateness shows as well.
+        self.guard_ns = self._least_ns + self.loop_ns + max(self.loop_ns, self.answering_ns)

@@ -1,0 +1,167 @@
+"""Every metric of the service and every bucket, in one place. Seconds and base units; prefix anytime_.
+
+Knows names, labels, buckets and how one scrape sums all processes; must not know who counts. The registry is injected.
+In the service PROMETHEUS_MULTIPROC_DIR is set before prometheus_client is imported, so values live in files of that
+folder and any front end can answer for all processes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_MS = 1e-3
+LATENCY = tuple(
+    x * _MS
+    for x in (
+        0.25,
+        0.5,
+        1,
+        2,
+        3,
+        5,
+        7.5,
+        10,
+        15,
+        20,
+        30,
+        50,
+        75,
+        100,
+        150,
+        200,
+        300,
+        500,
+        1000,
+        2500,
+        5000,
+        10_000,
+    )
+)
+SHORT = tuple(x * _MS for x in (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000))
+LATE = tuple(x * _MS for x in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 500, 1000, 5000))
+BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+class FrontEndMetrics:
+    """What front ends count."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "anytime_requests", "Requests answered.", ["route", "model", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "anytime_answer_seconds",
+            "Time from a request's headers to its answer, by the last rung in it.",
+            ["model", "stage"],
+            buckets=LATENCY,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "anytime_answers",
+            "Images answered, by the last rung in the answer and why it ended.",
+            ["model", "stage", "stop_reason"],
+            registry=registry,
+        )
+        self.expected_accuracy = Counter(
+            "anytime_expected_accuracy",
+            "Sum of the expected accuracy of all answers; over anytime_answers_total it is the mean.",
+            ["model"],
+            registry=registry,
+        )
+        self.late = Histogram(
+            "anytime_late_seconds",
+            "How long after its deadline an answer left, as the server believes; only late ones.",
+            ["model"],
+            buckets=LATE,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "anytime_refused", "Images refused before any work was done.", ["reason"], registry=registry
+        )
+        self.left = Counter(
+            "anytime_clients_left", "Requests whose client left before the answer.", registry=registry
+        )
+        self.in_flight = Gauge(
+            "anytime_jobs_in_flight",
+            "Images in work at the front ends.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.connections = Gauge(
+            "anytime_connections", "Open connections.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.loop_lag = Gauge(
+            "anytime_loop_lag_seconds",
+            "How late the event loop of a front end runs.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.decode = Histogram(
+            "anytime_decode_seconds",
+            "Time to decode one image.",
+            ["where"],
+            buckets=SHORT,
+            registry=registry,
+        )
+        self.engine_lost = Counter(
+            "anytime_engine_lost", "Times a front end lost its engine.", registry=registry
+        )
+
+
+class EngineMetrics:
+    """What the engine counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.launches = Counter(
+            "anytime_launches", "Launches on the device.", ["model", "stage"], registry=registry
+        )
+        self.launch_seconds = Histogram(
+            "anytime_launch_seconds",
+            "Wall time of a launch, by stage and by the batch size it ran at.",
+            ["model", "stage", "batch"],
+            buckets=SHORT,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "anytime_queue_seconds",
+            "Time from a job's arrival at the engine to its first launch.",
+            ["model"],
+            buckets=SHORT,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "anytime_batch_size", "Images in a launch.", ["model", "stage"], buckets=BATCH, registry=registry
+        )
+        self.late_work = Counter(
+            "anytime_late_work_seconds",
+            "Device time spent on refinements that nobody got.",
+            ["model"],
+            registry=registry,
+        )
+        self.jobs = Counter(
+            "anytime_engine_jobs",
+            "Jobs ended at the engine, by why.",
+            ["model", "stop_reason"],
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "anytime_engine_jobs_waiting",
+            "Jobs at the engine without a refinement yet.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.stage_failures = Counter(
+            "anytime_stage_failures", "Launches that failed.", ["model", "stage"], registry=registry
+        )
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """All metrics in Prometheus's text format: of all processes of the service, or of `registry` outside of it."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        everything = CollectorRegistry()
+        MultiProcessCollector(everything)  # type: ignore[no-untyped-call]
+        return generate_latest(everything)
+    return generate_latest(registry)
