@@ -1,0 +1,53 @@
+"""The search finds where the attainment falls below its bound, within its number of probes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from loadtest.bench_overload import Limits, bounded_load
+from loadtest.capacity import Found, drifted, highest_rate
+
+
+@pytest.mark.parametrize("guess", [120, 250, 480])
+def test_the_edge_is_found_within_five_per_cent(guess: float) -> None:
+    calls = []
+
+    def attainment(rate: float) -> float:
+        calls.append(rate)
+        return 1.0 if rate <= 247 else 0.5
+
+    found = highest_rate(attainment, 0.99, guess, probes=8)
+    assert len(calls) == 8
+    assert found.rate <= 247 < found.failing
+    assert found.rate == pytest.approx(247, rel=0.05)
+
+
+def test_a_server_that_keeps_up_with_everything_has_no_failing_rate() -> None:
+    found = highest_rate(lambda _: 1.0, 0.99, 100, probes=4)
+    assert (found.rate, found.failing) == (800, math.inf)
+    assert "nothing failed" in str(found)
+
+
+def test_a_server_that_keeps_up_with_nothing_has_no_capacity() -> None:
+    assert highest_rate(lambda _: 0.0, 0.99, 100, probes=4).rate == 0
+
+
+def test_a_share_on_the_bound_passes() -> None:
+    assert highest_rate(lambda _: 0.99, 0.99, 100, probes=1).rate == 100
+
+
+def test_more_than_ten_per_cent_either_way_is_drift() -> None:
+    assert not drifted(100, 109.9)
+    assert not drifted(100, 90.1)
+    assert drifted(100, 111)
+    assert drifted(100, 89)
+    assert drifted(0, 0)
+
+
+def test_a_load_is_bound_by_the_lesser_of_multiple_and_ceiling() -> None:
+    limits = Limits(Found(100, 110), Found(200, 220), Found(900, 990))
+    assert (bounded_load(1.5, limits).rate, bounded_load(1.5, limits).capped) == (150, False)
+    assert (bounded_load(3, limits).rate, bounded_load(3, limits).capped) == (160, True)
+    assert "80% of the ceiling" in str(bounded_load(3, limits))
