@@ -36,6 +36,7 @@ class Ladder:
     ) -> None:
         self.names = tuple(names)
         self.usable = sorted(range(len(names)) if usable is None else usable)
+        self._deepest = self.usable[-1] if self.usable else 0
         self._accuracies = accuracies
         self._gains = gains
         self._inner_edges = tuple(gain_bin_edges[1:-1])
@@ -72,6 +73,10 @@ class Ladder:
             found = self._next_rung(mask, bin_) if every_stage else self._profitable(mask, bin_)
             self._cache[key] = found
         return found
+
+    def has_published_deepest(self, mask: int) -> bool:
+        """Whether a job has had the deepest rung of the ladder as it was before any failed."""
+        return bool(mask >> self._deepest & 1)
 
     def reason_after(self, mask: int) -> str:
         """Why a job that has had `mask` and can gain nothing more is finished."""

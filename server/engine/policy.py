@@ -133,12 +133,18 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
     waiting.bin_ = queue.ladder.bin_of(confidence)
     gains = queue.gains_of(waiting)
     if not gains:
-        return "stage_failed" if waiting.failed else queue.ladder.reason_after(waiting.mask)
+        return _reason_to_stop(queue, waiting)
     room_ns = job.deadline_ns - state.config.guard_ns - now_ns
     if all(queue.latency.ns(stage, 1) > room_ns for stage, _ in gains):
         return "deadline"
     queue.add_answered(waiting, gains)
     return ""
+
+
+def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:
+    if waiting.failed and not queue.ladder.has_published_deepest(waiting.mask):
+        return "stage_failed"
+    return queue.ladder.reason_after(waiting.mask)
 
 
 def _launch_failed(state: State, launch: Launch) -> list[Instruction]:
@@ -147,10 +153,10 @@ def _launch_failed(state: State, launch: Launch) -> list[Instruction]:
     state.outstanding = None
     moved = queue.fail(launch.stage)
     members = [state.jobs[key] for key in launch.keys if key in state.jobs]
-    for waiting in members:
+    for waiting in moved + members:
         waiting.failed = True
     orders: list[Instruction] = []
-    for waiting in dict.fromkeys(moved + members):
+    for waiting in moved + members:
         reason = _place_again(queue, waiting)
         if reason:
             del state.jobs[waiting.job.key]
@@ -168,7 +174,7 @@ def _place_again(queue: ModelQueue, waiting: Waiting) -> str:
         return ""
     gains = queue.gains_of(waiting)
     if not gains:
-        return "stage_failed"
+        return _reason_to_stop(queue, waiting)
     queue.add_answered(waiting, gains)
     return ""
 

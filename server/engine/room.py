@@ -49,18 +49,14 @@ def blocking_cap_ns(state: State, now_ns: int) -> float:
     """
     if not state.sorted_budgets:
         return math.inf
-    load = rate = 0.0
+    load = 0.0
     first_ns = 0
     for queue in state.models.values():
         if queue.usable:
-            arrivals = arrival_rate(queue, now_ns)
-            rate += arrivals
-            load += arrivals * queue.first_ns
+            load += arrival_rate(queue, now_ns) * queue.first_ns
             first_ns = max(first_ns, queue.first_ns)
     low = state.sorted_budgets[int(len(state.sorted_budgets) * LOW_BUDGET)]
-    cap_ns = (low - first_ns - state.config.guard_ns) / (1.0 + load)
-    unlikely_ns = state.config.rare / rate if rate else math.inf
-    return max(cap_ns, unlikely_ns)
+    return (low - first_ns - state.config.guard_ns) / (1.0 + load)
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:

@@ -18,6 +18,7 @@ from server.engine.queues import ModelQueue, Waiting
 
 BUDGET_WINDOW = 128
 LOW_BUDGET = 0.05  # the quantile of recent budgets that the blocking cap protects
+BUDGET_MEMORY_NS = 5_000_000_000  # what nobody has asked for this long says nothing of who comes next
 RATE_WINDOW_NS = 200e6
 
 
@@ -30,13 +31,11 @@ class PolicyConfig:
         guard_ns: from the end of a launch until its refinements are where the answer is written.
         nearly_as_good: a shorter launch is preferred while its gain per nanosecond is at least this share of
             the best.
-        rare: the blocking cap is not applied to a launch during which fewer arrivals than this are expected.
     """
 
     max_batch: int = 32
     guard_ns: int = 300_000
     nearly_as_good: float = 0.95
-    rare: float = 0.01
 
 
 @dataclass
@@ -55,7 +54,7 @@ class State:
     price: float = 0.0
     launches: int = 0
     arrivals: int = 0
-    budgets: deque[int] = field(default_factory=deque)
+    budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first
     sorted_budgets: list[int] = field(default_factory=list)
 
 
@@ -70,10 +69,11 @@ def count_arrival(state: State, queue: ModelQueue, job: Job, now_ns: int) -> Non
     queue.arrivals_per_ns = arrival_rate(queue, now_ns) + 1.0 / RATE_WINDOW_NS
     queue.last_arrival_ns = now_ns
     budget_ns = job.deadline_ns - now_ns
-    state.budgets.append(budget_ns)
+    state.budgets.append((now_ns, budget_ns))
     insort(state.sorted_budgets, budget_ns)
-    if len(state.budgets) > BUDGET_WINDOW:
-        del state.sorted_budgets[bisect_left(state.sorted_budgets, state.budgets.popleft())]
+    while len(state.budgets) > BUDGET_WINDOW or state.budgets[0][0] < now_ns - BUDGET_MEMORY_NS:
+        _, old_ns = state.budgets.popleft()
+        del state.sorted_budgets[bisect_left(state.sorted_budgets, old_ns)]
 
 
 def arrival_rate(queue: ModelQueue, now_ns: int) -> float:

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from server.engine.events import Job
+from server.engine.policy import PolicyConfig, first_answer_ns
+from tests.server.engine.simulation import MS, Device, linear_table, tiny_ladder
+
+COSTS = (0.2, 0.8, 4.0)
+
+
+def one_model(costs=COSTS, **options) -> Device:
+    return Device({"m": (tiny_ladder(len(costs)), linear_table(costs))}, **options)
+
+
+def job(key, deadline_ms: float, **options) -> Job:
+    return Job(key, "m", int(deadline_ms * MS), **options)
+
+
+def test_a_lone_job_with_time_climbs_to_the_deepest_rung_and_ends_at_once():
+    device = one_model()
+    device.arrive(job(1, 1000))
+    device.drain()
+    assert device.stages[1][0] == 0
+    assert device.stages[1][-1] == 2
+    assert device.outcome(1) == "deepest"
+    assert device.ended_at[1] < 10 * MS
+
+
+def test_a_job_is_finished_when_nothing_deeper_fits_and_not_at_its_deadline():
+    device = one_model()
+    device.arrive(job(1, 3))
+    device.drain()
+    assert device.outcome(1) == "deadline"
+    assert 2 not in device.stages[1]
+    assert device.ended_at[1] < 2 * MS
+
+
+def test_an_image_without_expected_gain_is_finished_after_its_first_rung():
+    device = one_model(confidence=lambda _key, _stage: 0.99)
+    device.arrive(job(1, 1000))
+    device.drain()
+    assert device.stages[1] == [0]
+    assert device.outcome(1) == "no_gain"
+
+
+def test_a_stream_gets_every_rung_in_order_whatever_it_gains():
+    device = one_model(confidence=lambda _key, _stage: 0.99)
+    device.arrive(job(1, 1000, every_stage=True))
+    device.drain()
+    assert device.stages[1] == [0, 1, 2]
+    assert device.outcome(1) == "deepest"
+
+
+def test_min_confidence_stops_a_job_and_a_stream():
+    device = one_model(confidence=lambda _key, stage: (0.4, 0.7, 0.9)[stage])
+    device.arrive(job(1, 1000, min_confidence=0.7, every_stage=True))
+    device.arrive(job(2, 1000, min_confidence=0.3))
+    device.drain()
+    assert device.stages[1] == [0, 1]
+    assert device.stages[2] == [0]
+    assert device.outcome(1) == device.outcome(2) == "confident"
+
+
+def test_a_min_confidence_of_one_means_never_even_at_certainty():
+    device = one_model(confidence=lambda _key, _stage: 1.0)
+    device.arrive(job(1, 1000, every_stage=True, min_confidence=1.0))
+    device.drain()
+    assert device.outcome(1) == "deepest"
+
+
+def test_a_rung_is_skipped_when_the_deeper_one_gains_more_per_time():
+    device = one_model(costs=(0.2, 3.9, 4.0))
+    device.arrive(job(1, 1000))
+    device.drain()
+    assert device.stages[1] == [0, 2]
+
+
+def test_first_answers_go_before_deepening():
+    device = one_model()
+    device.arrive(job("old", 100))
+    device.tick()
+    for key in range(5):
+        device.arrive(job(key, 100))
+    device.drain()
+    deepening = [place for place, (_, launch) in enumerate(device.launches) if launch.stage > 0]
+    securing = [place for place, (_, launch) in enumerate(device.launches) if launch.stage == 0]
+    assert max(securing) < min(deepening)
+
+
+def test_unanswered_jobs_run_by_earliest_deadline():
+    device = one_model(config=PolicyConfig(max_batch=32, guard_ns=0))
+    device.arrive(job("blocker", 500))
+    device.tick()
+    for key, deadline_ms in [("c", 90), ("a", 30), ("b", 60)]:
+        device.arrive(job(key, deadline_ms))
+    device.drain()
+    order = [key for _, launch in device.launches if launch.stage == 0 for key in launch.keys]
+    assert order == ["blocker", "a", "b", "c"]
+
+
+def test_what_cannot_make_its_first_rung_is_refused_at_arrival_with_a_feasible_budget():
+    device = one_model()
+    device.arrive(job(1, 0.1))
+    assert device.outcome(1) == "rejected"
+    assert device.feasible[1] >= 0.25 * MS
+    device.arrive(Job(2, "m", device.feasible[1]))
+    device.drain()
+    assert device.answered_at[2] <= device.feasible[1]
+
+
+def test_a_refusal_counts_what_is_queued():
+    device = one_model()
+    for key in range(300):
+        device.arrive(job(key, 20))
+    admitted = [key for key in range(300) if key not in device.outcomes]
+    assert 60 < len(admitted) < 110  # 20 ms at 0.2 ms each and something per launch
+    device.drain()
+    assert all(device.answered_at[key] <= 20 * MS for key in admitted)
+
+
+def test_a_tight_newcomer_may_not_make_admitted_jobs_late():
+    device = one_model()
+    for key in range(90):
+        device.arrive(job(key, 20))
+    admitted = set(device.state.jobs)
+    device.arrive(job("tight", 2))
+    device.drain()
+    assert all(device.answered_at[key] <= 20 * MS for key in admitted)
+
+
+def test_no_deep_launch_starts_that_would_make_an_unanswered_job_late():
+    device = one_model(costs=(5.0, 6.0, 40.0), duration=lambda launch: launch.expected_ns)
+    device.arrive(job("early", 1000))
+    device.run(6 * MS)
+    device.arrive(job("late", 30))
+    device.run(200 * MS)
+    assert device.answered_at["late"] <= 30 * MS
+
+
+def test_the_blocking_cap_keeps_long_launches_away_from_tight_traffic():
+    device = one_model(costs=(0.2, 0.8, 30.0))
+    for key in range(40):
+        device.run(key * 5 * MS)
+        device.arrive(Job(key, "m", device.now + 10 * MS))
+        device.tick()
+    device.arrive(Job("patient", "m", device.now + 1000 * MS))
+    device.drain()
+    assert 2 not in device.stages["patient"]
+    assert device.outcome("patient") == "overload"
+
+
+def test_tight_traffic_of_long_ago_does_not_keep_a_patient_job_from_a_long_launch():
+    device = one_model(costs=(0.2, 0.8, 30.0))
+    for key in range(40):
+        device.run(key * 5 * MS)
+        device.arrive(Job(key, "m", device.now + 10 * MS))
+        device.tick()
+    device.run(10_000 * MS)
+    device.arrive(Job("patient", "m", device.now + 1000 * MS))
+    device.drain()
+    assert device.stages["patient"][-1] == 2
+
+
+def test_a_cancelled_job_is_not_launched_and_has_no_other_outcome():
+    device = one_model()
+    device.arrive(job("blocker", 500))
+    device.tick()
+    device.arrive(job(1, 500))
+    device.cancel(1)
+    device.cancel(1)
+    device.cancel("never seen")
+    device.drain()
+    assert 1 not in device.stages
+    assert device.outcome(1) == "cancelled"
+
+
+def test_a_job_cancelled_during_its_launch_goes_no_further():
+    device = one_model()
+    device.arrive(job(1, 500))
+    device.tick()
+    device.cancel(1)
+    device.drain()
+    assert device.stages[1] == [0]
+    assert device.outcome(1) == "cancelled"
+
+
+def test_the_ladder_goes_on_without_a_stage_that_fails():
+    device = one_model()
+    device.fails = {("m", 1)}
+    for key in range(3):
+        device.arrive(job(key, 1000))
+    device.drain()
+    assert all(device.stages[key] == [0, 2] for key in range(3))
+    assert device.tally() == {"deepest": 3}
+    assert sum(launch.stage == 1 for _, launch in device.launches) == 1
+
+
+def test_when_the_first_rung_fails_the_next_one_answers():
+    device = one_model()
+    device.fails = {("m", 0)}
+    device.arrive(job(1, 1000))
+    device.drain()
+    assert device.stages[1][0] == 1
+
+
+def test_when_every_stage_fails_all_are_told_and_newcomers_too():
+    device = one_model()
+    device.fails = {("m", 0), ("m", 1), ("m", 2)}
+    device.arrive(job(1, 1000))
+    device.arrive(job(2, 1000))
+    device.drain()
+    device.arrive(job(3, 1000))
+    assert device.tally() == {"stage_failed": 3}
+
+
+def test_answered_jobs_whose_only_deeper_rung_fails_end_as_stage_failed():
+    device = one_model(costs=(0.2, 0.8))
+    device.fails = {("m", 1)}
+    device.arrive(job(1, 1000))
+    device.drain()
+    assert device.stages[1] == [0]
+    assert device.outcome(1) == "stage_failed"
+
+
+def test_a_job_of_an_unknown_model_is_refused():
+    device = one_model()
+    device.arrive(Job(1, "other", 100 * MS))
+    assert device.outcome(1) == "rejected"
+    assert device.feasible[1] == 0
+
+
+def test_a_key_that_is_known_is_ignored():
+    device = one_model()
+    device.arrive(job(1, 1000))
+    device.arrive(job(1, 1000))
+    device.drain()
+    assert device.outcome(1) == "deepest"
+
+
+def test_a_pinned_ladder_runs_its_one_rung_only():
+    ladder = tiny_ladder()
+    ladder.usable[:] = [2]
+    device = Device({"m": (ladder, linear_table(COSTS))})
+    device.arrive(job(1, 100))
+    device.drain()
+    assert device.stages[1] == [2]
+    assert device.outcome(1) == "deepest"
+
+
+def test_two_models_share_the_device_by_deadline():
+    device = Device({name: (tiny_ladder(), linear_table(COSTS)) for name in ("m", "n")})
+    for key in range(30):
+        device.arrive(Job(("m", key), "m", 40 * MS))
+        device.arrive(Job(("n", key), "n", 20 * MS))
+    device.drain()
+    for key in range(30):
+        assert device.answered_at["m", key] <= 40 * MS
+        assert device.answered_at["n", key] <= 20 * MS
+
+
+def test_the_first_answer_estimate_grows_with_the_queue_and_with_a_running_launch():
+    device = one_model()
+    idle = first_answer_ns(device.state, "m", 0)
+    device.arrive(job(1, 500))
+    device.tick()
+    busy = first_answer_ns(device.state, "m", 0)
+    for key in range(2, 300):
+        device.arrive(job(key, 20))
+    assert idle < busy < first_answer_ns(device.state, "m", 0)
+
+
+def test_the_same_events_give_the_same_orders():
+    def play() -> list:
+        device = one_model(confidence=lambda key, stage: (hash((key, stage)) % 97) / 97)
+        draw = random.Random(5)
+        for key in range(200):
+            device.run(device.now + int(draw.expovariate(1 / 0.7) * MS))
+            device.arrive(Job(key, "m", device.now + draw.choice([8, 50, 200]) * MS))
+            device.tick()
+        device.drain()
+        return [device.launches, device.outcomes]
+
+    assert play() == play()
+
+
+@pytest.mark.parametrize("rate_per_s", [100, 400, 1000])
+def test_poisson_overload_at_fifty_milliseconds_is_answered_in_time(rate_per_s):
+    """The deepest rung alone would carry 240/s; decisions rest on exact latencies here."""
+    device = one_model(confidence=lambda key, stage: (hash((key, stage)) % 97) / 97)
+    draw = random.Random(1)
+    for key in range(1500):
+        device.run(device.now + int(draw.expovariate(rate_per_s) * 1e9))
+        device.arrive(Job(key, "m", device.now + 50 * MS))
+        device.tick()
+    device.drain()
+    answered = [key for key in device.answered_at if device.answered_at[key] <= device.jobs[key].deadline_ns]
+    assert len(answered) == 1500
+    assert sum(len(stages) > 1 for stages in device.stages.values()) > 500
