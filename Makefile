@@ -11,53 +11,57 @@ PORT ?= $(or $(ANYTIME_PORT),8000)
 IMAGE ?= anytime:latest
 RECIPE ?= digits
 DATA ?= digits
+RUN ?= $(RECIPE)
 ARGS ?=
 PIP_ARGS ?=
 
 VENV := .venv
-RUN := $(VENV)/bin/
-PIP := $(RUN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
+BIN := $(VENV)/bin/
+PIP := $(BIN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check train export bench bench-serve bench-overload docker lock clean
+.PHONY: help serve test check train export bench bench-serve bench-overload bench-accuracy docker lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 serve: $(VENV)/.serve ## start the service with the shipped model (PORT=, HOST=, ARGS=)
-	$(RUN)python -m server --host $(HOST) --port $(PORT) $(ARGS)
+	$(BIN)python -m server --host $(HOST) --port $(PORT) $(ARGS)
 
 test: $(VENV)/.test ## run every test (ARGS= goes to pytest)
-	$(RUN)python -m pytest $(ARGS)
+	$(BIN)python -m pytest $(ARGS)
 
 check: $(VENV)/.test ## ruff, mypy --strict, import contracts, Dockerfile and compose file
-	$(RUN)ruff check .
-	$(RUN)ruff format --check .
-	$(RUN)mypy
-	$(RUN)lint-imports
-	$(RUN)hadolint Dockerfile
-	$(RUN)check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)mypy
+	$(BIN)lint-imports
+	$(BIN)hadolint Dockerfile
+	$(BIN)check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 train: $(VENV)/.train ## train a FractalNet (RECIPE=, DATA=, ARGS=; alone: scikit-learn's digits, in a minute or two)
-	$(RUN)python -m training train $(RECIPE) --data $(DATA) $(ARGS)
+	$(BIN)python -m training train $(RECIPE) --name $(RUN) --data $(DATA) $(ARGS)
 
-export: $(VENV)/.train ## publish a checkpoint into model_repo/models (ARGS= goes to python -m model_repo export)
-	$(RUN)python -m model_repo export $(ARGS)
+export: $(VENV)/.train ## publish the finished run RUN= as a served model (DATA=, ARGS=)
+	$(BIN)python -m training export $(RUN) --data $(DATA) $(ARGS)
 
-bench: bench-serve bench-overload ## every measurement over HTTP on this machine
+bench: bench-serve bench-overload bench-accuracy ## every measurement over HTTP on this machine
 
 bench-serve: $(VENV)/.bench ## sequential requests beside a bare endpoint; the front end's cost
-	$(RUN)python -m loadtest serve $(ARGS)
+	$(BIN)python -m loadtest serve $(ARGS)
 
 bench-overload: $(VENV)/.bench ## open-loop load at multiples of capacity
-	$(RUN)python -m loadtest overload $(ARGS)
+	$(BIN)python -m loadtest overload $(ARGS)
+
+bench-accuracy: $(VENV)/.bench ## every test image once over HTTP, without hurry
+	$(BIN)python -m loadtest accuracy $(ARGS)
 
 docker: ## build the serving image (IMAGE=)
 	docker build --tag $(IMAGE) .
 
 # One resolution for all groups and for CPython 3.11 and newer; torch pins the CUDA libraries of its own build.
-RESOLVE = $(RUN)uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+RESOLVE = $(BIN)uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 lock: $(VENV)/.test ## resolve constraints/ anew (ARGS=--upgrade takes newer versions)
 	$(PIP) uv==0.13.9
@@ -70,14 +74,14 @@ lock: $(VENV)/.test ## resolve constraints/ anew (ARGS=--upgrade takes newer ver
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-$(RUN)python:
+$(BIN)python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Anytime needs Python 3.11 or newer, \
 	and %s is Python %d.%d. Name another one: make PYTHON=python3.12 ..." % (sys.executable, v[0], v[1]))'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: \
 	install its venv package (Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: constraints/serve.txt | $(RUN)python
+$(VENV)/.serve: constraints/serve.txt | $(BIN)python
 	@echo 'Installing the serve group into $(VENV) (half a minute to two minutes, once)'
 	$(PIP) --require-hashes -r $<
 	@touch $@
@@ -85,7 +89,7 @@ $(VENV)/.serve: constraints/serve.txt | $(RUN)python
 $(VENV)/.train: GROUPS := train
 $(VENV)/.bench: GROUPS := serve,loadtest
 $(VENV)/.test: GROUPS := serve,train,loadtest,dev
-$(VENV)/.train $(VENV)/.bench $(VENV)/.test: constraints/all.txt pyproject.toml | $(RUN)python
+$(VENV)/.train $(VENV)/.bench $(VENV)/.test: constraints/all.txt pyproject.toml | $(BIN)python
 	@echo 'Installing into $(VENV): $(GROUPS) (some minutes where torch is among it, once)'
 	$(PIP) --constraint constraints/all.txt --editable '.[$(GROUPS)]'
 	@touch $@

@@ -180,6 +180,13 @@ def test_prometheus_reads_the_requests_that_were_answered(composed: Composed) ->
     eventually(counted, ANSWER_S, f"three more requests than the {before:.0f} counted before")
 
 
+def test_prometheus_accepts_its_configuration_and_rules(composed: Composed) -> None:
+    checked = composed.compose(
+        "exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml"
+    )
+    assert "SUCCESS" in checked
+
+
 def test_the_container_becomes_healthy_by_its_own_check(composed: Composed) -> None:
     def healthy() -> bool | None:
         return composed.inspect("server")["State"]["Health"]["Status"] == "healthy" or None
