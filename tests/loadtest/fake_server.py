@@ -1,7 +1,7 @@
 """A small real HTTP server that keeps the service's wire contract and can be told to misbehave.
 
 The query parameter `behave` picks what a POST gets; see BEHAVIOURS. As a process it stands for `python -m server`:
-`python fake_server.py PORT`.
+`python fake_server.py PORT [BEHAVE]`.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ def get_body(path: str) -> object:
 class FakeServer:
     """Counts what it saw; labels are read from the image's last byte (see synthetic.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, behave: str = "ok") -> None:
+        self.behave = behave
         self.requests = 0
         self.connections = 0
         self.port = 0
@@ -233,7 +234,7 @@ class FakeServer:
         )
         body_bytes = await reader.readexactly(length)
         self.requests += 1
-        default = "stream" if url.path.endswith("/stream") else "ok"
+        default = "stream" if url.path.endswith("/stream") else self.behave
         behave = parse_qs(url.query).get("behave", [default])[0].split(",")
         return await BEHAVIOURS[behave[self.requests % len(behave)]](writer, body_bytes[-1])
 
@@ -262,4 +263,4 @@ def fake_server() -> Iterator[FakeServer]:
 
 
 if __name__ == "__main__":
-    asyncio.run(FakeServer().serve(int(sys.argv[1]), lambda: None))
+    asyncio.run(FakeServer(*sys.argv[2:]).serve(int(sys.argv[1]), lambda: None))

@@ -34,10 +34,10 @@ from tests.loadtest.synthetic import noise_images, noise_zip
 
 
 class FakeSettings(ServerSettings):
-    """Starts the fake server in place of ours."""
+    """Starts the fake server in place of ours; slow, so that searches of its capacity send little."""
 
     def command(self, port: int) -> list[str]:
-        return [sys.executable, fake.__file__, str(port)]
+        return [sys.executable, fake.__file__, str(port), "slow"]
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def small_rig(tmp_path: Path) -> Rig:
 @pytest.fixture(autouse=True)
 def _short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rig, "_LONGEST_PROBE_S", 0.2)
+    monkeypatch.setattr(rig, "_GUESS_REQUESTS", 40)
     # Tests share their cores with whatever else runs: here a late sender is no reason to fail.
     monkeypatch.setattr("loadtest.summary.SENDER_LIMIT_MS", 1e9)
 
