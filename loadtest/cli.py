@@ -51,7 +51,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="which part of it (default: %(default)s)")
     parser.add_argument("--png", action="store_true", help="send the images as PNG instead of as stored")
     parser.add_argument("--model", help="name or name@version (default: the server's default model)")
-    parser.add_argument("--out", type=Path, help="write the report here (.md), and beside it a .json")
+    parser.add_argument(
+        "--out", type=Path, help="report to write (.md; a folder: COMMAND.md in it); a .json beside it"
+    )
     parser.add_argument(
         "--raw", type=Path, help="folder for raw records and logs (default: runs/loadtest/TIME)"
     )
@@ -237,6 +239,8 @@ def _publish(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; 0 where its figures may be used, 1 where they are void, 2 where it could not be run."""
     options = _parser().parse_args(arguments)
+    if options.out is not None and not options.out.suffix:
+        options.out = options.out / f"{options.command}.md"
     folder = options.raw or RUNS / time.strftime("%Y%m%d-%H%M%S")
     machine = describe_machine()
     try:

@@ -6,13 +6,13 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loadtest import accuracy, bench_overload, bench_serve, cli, rig
+from loadtest.baselines.bare_fastapi import open_session
 from loadtest.plan import Target
 from loadtest.plots import draw_overload
 from loadtest.published import read_model
@@ -20,7 +20,6 @@ from loadtest.records import load_run
 from loadtest.rig import Rig
 from loadtest.servers import (
     HOST,
-    RunningServer,
     ServerFailed,
     ServerSettings,
     descendants,
@@ -30,7 +29,8 @@ from loadtest.servers import (
 from loadtest.trial import Bench
 from tests.loadtest import fake_server as fake
 from tests.loadtest.fake_server import FakeServer, fake_server
-from tests.loadtest.synthetic import noise_images, noise_zip
+from tests.loadtest.synthetic import noise_images, noise_zip, png_of
+from tests.models import publish_tiny_model
 
 
 class FakeSettings(ServerSettings):
@@ -105,16 +105,8 @@ def test_overload_reports_every_load_and_seed(small_rig: Rig, tmp_path: Path) ->
     assert len(raw.records) == figures.rows[-1].summary.offered
 
 
-def test_serve_alternates_and_reports_the_difference(
-    small_rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @contextmanager
-    def stand_in(_rig: Rig, _model: str) -> Iterator[RunningServer]:
-        port = free_port()
-        with running([sys.executable, fake.__file__, str(port)], port, tmp_path / "bare.log") as server:
-            yield server
-
-    monkeypatch.setattr(bench_serve, "bare_server", stand_in)
+def test_serve_alternates_with_the_bare_endpoint_and_reports_the_difference(small_rig: Rig) -> None:
+    publish_tiny_model(small_rig.settings.models_dir)
     figures = bench_serve.bench_serve(small_rig, repeats=2, block=20, cost_s=0.2)
     assert figures.failures == 0
     assert len(figures.blocks) == 2
@@ -122,6 +114,21 @@ def test_serve_alternates_and_reports_the_difference(
     assert figures.costs[0].us["frontends"] > 0
     assert "with the null engine" in bench_serve.render(figures)
     json.dumps(figures.to_json(), allow_nan=False)
+
+
+def test_the_bare_endpoint_answers_with_the_full_net(small_rig: Rig) -> None:
+    published = publish_tiny_model(small_rig.settings.models_dir, version="2")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    session = open_session(published.path / "full.onnx")
+    expected = session.run(None, {session.get_inputs()[0].name: pixels})[0].argmax(axis=1)
+    images = noise_images(5)
+    payloads = tuple(png_of(image) for image in pixels)
+    small_rig.images = type(images)(images.names, payloads, images.media_types, images.labels, images.classes)
+    with bench_serve.bare_server(small_rig, "tiny") as bare:
+        assert bare.roles == {"server": [bare.pid]}
+        run = small_rig.sequential(Target.parse(bare.url), np.arange(5, dtype=np.int32), 1000)
+    assert run.records["index"].tolist() == expected.tolist()
+    assert run.stages == ("full",)
 
 
 @pytest.fixture(scope="module")
