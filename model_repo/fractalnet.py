@@ -86,7 +86,8 @@ class FractalConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FractalConfig:
         """The inverse of `to_dict`. Raises TypeError for unknown keys, ValueError for impossible nets."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)
 
 
 def layer_span(config: FractalConfig, column: int) -> int:
@@ -190,9 +191,7 @@ class FractalBlock(nn.Module):
         """[n, inputs, h, w] -> [n, outputs, h // 2, w // 2], along `paths` only."""
         values: dict[int, Tensor] = {0: z}
         for row in demanded_rows(self.spans, paths):
-            inputs = [
-                self.layers[_layer_key(k, row)](values[row - self.spans[k]]) for k in paths[row - 1]
-            ]
+            inputs = [self.layers[_layer_key(k, row)](values[row - self.spans[k]]) for k in paths[row - 1]]
             if row == self.rows:
                 inputs = [F.max_pool2d(value, 2) for value in inputs]
             values[row] = join(inputs)

@@ -36,7 +36,9 @@ __all__ = [
     "Pixels",
     "UndecodableImage",
     "UnsupportedImage",
+    "check_size",
     "decode",
+    "decode_checked",
     "fit",
     "read_header",
 ]
@@ -94,10 +96,20 @@ def decode(data: bytes, rule: InputRule, max_pixels: int = MAX_PIXELS) -> Pixels
         ImageTooLarge: more than `max_pixels`.
     """
     header = read_header(data)
+    check_size(header, max_pixels)
+    return decode_checked(data, header, rule)
+
+
+def check_size(header: Header, max_pixels: int) -> None:
+    """Raises ImageTooLarge above `max_pixels`."""
     if header.width * header.height > max_pixels:
         raise ImageTooLarge(
             f"The image has {header.width} x {header.height} pixels; at most {max_pixels} are taken."
         )
+
+
+def decode_checked(data: bytes, header: Header, rule: InputRule) -> Pixels:
+    """As `decode`, for who has read the header and checked the size before. Raises UndecodableImage."""
     reduction = _reduction(header, rule)
     opencv = header.plain and max(header.width, header.height) <= _OPENCV_LONGEST
     return fit(_decode_plain(data, reduction) if opencv else _decode_any(data, reduction), rule)

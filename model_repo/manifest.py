@@ -11,8 +11,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-SCHEMA_VERSION = 1
-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
@@ -56,7 +54,9 @@ class Pool(_Frozen):
     log p ∝ Σ weights[i]·log softmax(logits_i / stage temperature_i), divided by `temperature`.
     """
 
-    weights: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(description="One per rung of the set, in ladder order.")
+    weights: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
+        description="One per rung of the set, in ladder order."
+    )
     temperature: Positive = Field(1.0, description="Divides the pooled log-probabilities.")
     accuracy: Fraction = Field(description="Accuracy of the pooled answer on the calibration data.")
 
@@ -78,7 +78,7 @@ class Provenance(_Frozen):
 class Manifest(_Frozen):
     """manifest.json of one version of one model."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: Name
     version: Version
     description: str = ""
@@ -89,7 +89,8 @@ class Manifest(_Frozen):
         description="One per set of finished rungs; the key joins their names by commas in ladder order."
     )
     gain_bin_edges: tuple[Fraction, ...] = Field(
-        min_length=2, description="Ascending from 0 to 1: edges of the bins of the pooled answer's confidence."
+        min_length=2,
+        description="Ascending from 0 to 1: edges of the bins of the pooled answer's confidence.",
     )
     gains: dict[str, dict[StageName, tuple[float, ...]]] = Field(
         description="gains[set][stage][bin]: expected gain in accuracy when `stage` is added to the finished `set`, "

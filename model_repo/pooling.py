@@ -40,4 +40,4 @@ def pool(log_probabilities: Sequence[Floats], weights: Sequence[float], temperat
     for weight, values in zip(weights, log_probabilities, strict=True):
         if weight:
             total += np.float32(weight) * values
-    return np.exp(log_softmax(total / np.float32(temperature)))  # type: ignore[no-any-return]
+    return np.exp(log_softmax(total / np.float32(temperature)))

@@ -1,1 +1,1 @@
-"""Training: recipes, data, drop-path, the loop, evaluation. Its product is a run folder that `model_repo` can publish."""
+"""Training: recipes, data, drop-path, the loop, evaluation. Its product is a run folder, ready to publish."""

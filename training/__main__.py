@@ -6,15 +6,34 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
+from model_repo.export import ParityError
+from model_repo.repository import RepositoryError
 from training import recipes
 from training.checkpoint import CheckpointError
-from training.data import DataError, load
-from training.loop import DivergedError
+from training.data import load
+from training.loop import DivergedError, Precision
+from training.parts import DataError, split
+from training.publish import Ladder, Target, Trained, next_version, publish
 from training.recipes import UnknownRecipeError
 from training.run import Run, RunOptions, StopRequestedError, busy_machine
 
 RUNS = Path("runs")
+
+DATA_HELP = (
+    "digits; cifar10 or cifar100 (official archives under data/); an ImageFolder directory or a zip of one"
+)
+
+ERRORS = (
+    UnknownRecipeError,
+    DataError,
+    CheckpointError,
+    DivergedError,
+    ParityError,
+    RepositoryError,
+    ValueError,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.command(options)
-    except (UnknownRecipeError, DataError, CheckpointError, DivergedError, ValueError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except StopRequestedError as stop:
@@ -39,13 +58,35 @@ def parser() -> argparse.ArgumentParser:
     train_command = commands.add_parser("train", help="train a recipe, resuming where it stopped")
     train_command.set_defaults(command=train)
     train_command.add_argument("recipe", help="a recipe's name, see `list`")
-    train_command.add_argument("--data", required=True, help="digits, an ImageFolder directory or a zip of one")
+    train_command.add_argument("--data", required=True, help=DATA_HELP)
+    train_command.add_argument(
+        "--download", action="store_true", help="fetch an official archive if it is not there"
+    )
     train_command.add_argument("--name", help="the run's folder under runs/ (default: the recipe's name)")
     train_command.add_argument("--size", type=int, default=32, help="height and width in pixels (default 32)")
     train_command.add_argument("--epochs", type=int, help="instead of the recipe's")
     train_command.add_argument("--seed", type=int, default=0)
     train_command.add_argument("--minutes", type=float, help="stop cleanly after so many minutes")
-    train_command.add_argument("--evaluate-every", type=int, default=5, help="epochs between validation glances")
+    train_command.add_argument(
+        "--precision", choices=get_args(Precision), default="auto", help="auto: whichever is faster here"
+    )
+    train_command.add_argument(
+        "--evaluate-every", type=int, default=5, help="epochs between validation glances"
+    )
+    export_command = commands.add_parser("export", help="publish a finished run as a served model")
+    export_command.set_defaults(command=export)
+    export_command.add_argument("run", help="the run's name under runs/")
+    export_command.add_argument(
+        "--data", required=True, help="the run's data, for the parity check on real images"
+    )
+    export_command.add_argument("--name", help="name of the model (default: the run's)")
+    export_command.add_argument("--version", help="default: the next free number")
+    export_command.add_argument(
+        "--ladder", choices=get_args(Ladder), default="auto", help="which stages to publish"
+    )
+    export_command.add_argument("--description", default="", help="one sentence for the model card")
+    export_command.add_argument("--models-dir", type=Path, default=Path("model_repo/models"))
+    export_command.add_argument("--replace", action="store_true", help="replace the version if it is there")
     return top
 
 
@@ -54,25 +95,43 @@ def list_recipes(_options: argparse.Namespace) -> None:
     for name in recipes.names():
         recipe = recipes.find(name)
         drawn = "tied" if recipe.tied else ", ".join(f"{k} {v:g}" for k, v in recipe.draws.items())
-        print(f"{name:16} C={recipe.columns} channels={recipe.channels} epochs={recipe.epochs} draws: {drawn}")
+        print(
+            f"{name:16} C={recipe.columns} channels={recipe.channels} epochs={recipe.epochs} draws: {drawn}"
+        )
 
 
 def train(options: argparse.Namespace) -> None:
     """Train to the end, then measure every stage and write trained.pt."""
     recipe = recipes.find(options.recipe).with_overrides(epochs=options.epochs)
     with busy_machine(RUNS / ".busy.lock"):
-        data = load(options.data, options.size)
+        data = load(options.data, options.size, options.download)
         for name, reason in data.skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
         if data.skipped:
             print(f"skipped {len(data.skipped)} files in all", file=sys.stderr)
         folder = RUNS / (options.name or recipe.name)
-        run = Run(recipe, data, options.seed, RunOptions(folder, options.minutes, options.evaluate_every))
+        run = Run(
+            recipe,
+            data,
+            options.seed,
+            RunOptions(folder, options.minutes, options.evaluate_every, options.precision),
+        )
         stopped: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda n, _frame: stopped.append(n))
         run.train(lambda: bool(stopped))
         print(f"trained: {run.finish()}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Publish a finished run."""
+    trained = Trained(RUNS / options.run / "trained.pt")
+    name = options.name or options.run
+    version = options.version or next_version(options.models_dir, name)
+    target = Target(options.models_dir, name, version, options.description, options.replace)
+    images = split(load(options.data, trained.config.input_size)).validation.images
+    manifest = publish(trained, options.ladder, images, target)
+    print(f"published {name}@{version} with {', '.join(manifest.stage_names)} in {options.models_dir}")
 
 
 if __name__ == "__main__":

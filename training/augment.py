@@ -25,13 +25,13 @@ def augment(images: Tensor, kind: Augmentation, generator: torch.Generator) -> T
     """
     if kind == "none":
         return images
-    n, c, h, w = images.shape
+    n, _, h, w = images.shape
     shift = min(SHIFT, h // 8)
     padded = F.pad(images, (shift,) * 4, mode="constant" if kind == "+" else "reflect")
     top, left = torch.randint(2 * shift + 1, (2, n, 1), generator=generator)
     mirrored = torch.rand(n, 1, generator=generator) < 0.5
     rows = top + torch.arange(h)
     columns = torch.where(mirrored, left + torch.arange(w - 1, -1, -1), left + torch.arange(w))
-    image = torch.arange(n).view(n, 1, 1)
-    by_pixel = padded.permute(0, 2, 3, 1)[image, rows.unsqueeze(2), columns.unsqueeze(1)]
+    index = (torch.arange(n).view(n, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1))
+    by_pixel = padded.permute(0, 2, 3, 1)[tuple(i.to(images.device) for i in index)]
     return by_pixel.permute(0, 3, 1, 2)

@@ -1,7 +1,6 @@
-"""Data sets as uint8 arrays, and their split into parts that are used for one thing each.
+"""Where labelled images come from: ImageFolder trees and zips, scikit-learn's digits, the official CIFAR archives.
 
-Knows: ImageFolder trees and zips, the official CIFAR archives, scikit-learn's digits. Images are decoded by the rules
-that the server uses (model_repo.images). Must not know nets or training.
+Images are decoded by the rules that the server uses (model_repo.images). Must not know nets or training.
 """
 
 from __future__ import annotations
@@ -15,99 +14,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model_repo.images import ImageError, decode
 from model_repo.manifest import InputRule
-
-Pixels = NDArray[np.uint8]
-Labels = NDArray[np.int64]
+from training import cifar
+from training.parts import DataError, Dataset, Part, Pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "validation")
 MAX_PIXELS = 100_000_000
 
 
-class DataError(Exception):
-    """The data cannot be used; the message says which file or folder and why."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images uint8 [n, h, w, 3] and their class indices int64 [n]."""
-
-    images: Pixels
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: NDArray[np.int64]) -> Part:
-        """The images at `index`, in that order."""
-        return Part(self.images[index], self.labels[index])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Labelled images for training and for the final test, and what could not be read.
-
-    Attributes:
-        skipped: (name, reason) of every file that is no readable image; they are reported, never silently dropped.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Part
-    test: Part
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def input_size(self) -> int:
-        """Height and width of the images."""
-        return int(self.train.images.shape[1])
-
-
-@dataclass(frozen=True)
-class Splits:
-    """`train` fits weights, `validation` chooses, `calibration` fits temperatures, pools and gains, `test` reports."""
-
-    train: Part
-    validation: Part
-    calibration: Part
-    test: Part
-
-
-def split(data: Dataset, held_out: float = 0.05, seed: int = 0) -> Splits:
-    """Cut `held_out` of the training images off for validation and as much for calibration, shuffled by `seed`.
-
-    Raises DataError if a part would be empty.
-    """
-    order = np.random.default_rng(seed).permutation(len(data.train))
-    size = int(len(order) * held_out)
-    if size < 1 or len(data.test) < 1:
-        raise DataError(f"{data.name}: {len(order)} images are too few to hold some out")
-    return Splits(
-        train=data.train.take(order[2 * size :]),
-        validation=data.train.take(order[:size]),
-        calibration=data.train.take(order[size : 2 * size]),
-        test=data.test,
-    )
-
-
-def load(source: str, size: int = 32, test_share: float = 0.1) -> Dataset:
+def load(source: str, size: int = 32, download: bool = False, test_share: float = 0.1) -> Dataset:
     """The data set called `source`.
 
     Args:
-        source: `digits`, or an ImageFolder directory or zip: [split/]class/image. Without a test split, `test_share`
+        source: `digits`; `cifar10` or `cifar100`, the official archive under data/; or an ImageFolder
+            directory or zip: [split/]class/image. Without a test split, `test_share`
             of the images, chosen by a fixed seed, become the test part.
         size: height and width that images are brought to.
+        download: fetch an official archive that is not there.
 
     Raises:
         DataError: nothing usable is there.
     """
     if source == "digits":
         return _digits()
+    if source in cifar.ARCHIVES:
+        return cifar.load(cifar.ARCHIVES[source], Path("data"), download)
     path = Path(source)
     if not path.exists():
         raise DataError(f"no data at {source}")
@@ -173,7 +108,9 @@ def _cached(
         return _decode_all(files, classes, rule, skipped)
     stat = path.stat()
     names = hashlib.sha256("\n".join(f.name for f in files).encode()).hexdigest()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {rule} {names}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {rule} {names}".encode()
+    ).hexdigest()
     cache = _cache_folder() / f"{path.stem}-{key[:16]}.npz"
     if cache.exists():
         with np.load(cache) as arrays:
@@ -199,7 +136,9 @@ def _decode_all(
     images = np.empty((len(files), rule.height, rule.width, 3), np.uint8)
     labels = np.empty(len(files), np.int64)
     kept = 0
-    for file, pixels in tqdm(_decoded(files, rule), total=len(files), desc="decoding", unit="image", leave=False):
+    for file, pixels in tqdm(
+        _decoded(files, rule), total=len(files), desc="decoding", unit="image", leave=False
+    ):
         if isinstance(pixels, str):
             skipped.append((file.name, pixels))
             continue
@@ -226,7 +165,7 @@ def _decoded(files: list[_File], rule: InputRule) -> Iterator[tuple[_File, Pixel
 
 def _digits() -> Dataset:
     """1 797 real 8x8 digits that scikit-learn ships; every fifth is for the test."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import, seldom needed
 
     digits = load_digits()
     grey = np.round(digits.images * 255 / 16).astype(np.uint8)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model_repo.fractalnet import FractalNet, Subnetwork
 from training.augment import normalise
-from training.data import Part
+from training.parts import Part
 
 Statistics = dict[str, Tensor]
 """Running means and variances of the batch norms that one stage uses, by buffer name."""
@@ -56,9 +56,9 @@ def reestimate(net: FractalNet, subnetwork: Subnetwork, images: Tensor) -> Stati
             norm.momentum = None  # cumulative average
             norm.train()
         for batch in images.split(BATCH):
-            net(batch, subnetwork)
+            net(batch.to(device_of(net)), subnetwork)
         statistics = {
-            f"{name}.{key}": getattr(norm, key).clone()
+            f"{name}.{key}": getattr(norm, key).cpu().clone()
             for name, norm in norms.items()
             for key in ("running_mean", "running_var")
         }
@@ -75,13 +75,20 @@ def apply_statistics(net: FractalNet, statistics: Statistics) -> None:
 
 
 @torch.no_grad()
-def logits(net: FractalNet, subnetwork: Subnetwork, statistics: Statistics, images: Tensor) -> NDArray[np.float32]:
+def logits(
+    net: FractalNet, subnetwork: Subnetwork, statistics: Statistics, images: Tensor
+) -> NDArray[np.float32]:
     """float32 logits [n, classes] of one stage with its own statistics, in float32; the net is left as it was."""
     with frozen_buffers(net):
         net.eval()
         apply_statistics(net, statistics)
-        outputs = [net(batch, subnetwork) for batch in images.split(BATCH)]
-    return torch.cat(outputs).float().numpy()
+        outputs = [net(batch.to(device_of(net)), subnetwork) for batch in images.split(BATCH)]
+    return torch.cat(outputs).float().cpu().numpy()
+
+
+def device_of(net: FractalNet) -> torch.device:
+    """Where the net's weights lie."""
+    return net.head.weight.device
 
 
 class Pixels:

@@ -8,9 +8,10 @@ weights as one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,14 +20,24 @@ from torch.nn import functional as F
 
 from model_repo.fractalnet import FractalConfig, FractalNet
 from training.augment import augment, normalise
-from training.data import Part
 from training.drop_path import Draw, Sampler
 from training.evaluate import channel_statistics
+from training.parts import Part
 from training.recipe import Recipe
 from training.schedule import rate
 
+Precision = Literal["auto", "bf16", "float32"]
+
 ORDER, STEP = 1, 2
 """What a generator is for; part of its seed."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a net is trained (`cpu` or `cuda`), and whether in bfloat16 autocast."""
+
+    device: str
+    bf16: bool
 
 
 @dataclass
@@ -49,13 +60,16 @@ class Trainer:
         config: the net; must fit the images.
         train: the images that fit the weights.
         seed: of everything random.
-        bf16: autocast to bfloat16; only where the processor has it natively.
+        hardware: where and how precisely to compute.
     """
 
-    def __init__(self, recipe: Recipe, config: FractalConfig, train: Part, seed: int, bf16: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, config: FractalConfig, train: Part, seed: int, hardware: Hardware
+    ) -> None:
         torch.manual_seed(seed)
-        self.recipe, self.seed, self.bf16 = recipe, seed, bf16
-        self.net = FractalNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recipe, self.seed, self.hardware = recipe, seed, hardware
+        device = torch.device(hardware.device)
+        self.net = on_device(FractalNet(config), hardware)
         self.optimizer = torch.optim.SGD(
             self.net.parameters(),
             lr=recipe.rate,
@@ -65,8 +79,9 @@ class Trainer:
         )
         self.step = 0
         self.progress = Progress()
-        self._images, self._labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
-        self._mean, self._std = channel_statistics(train.images)
+        self._images = torch.from_numpy(train.images).to(device)
+        self._labels = torch.from_numpy(train.labels).to(device)
+        self._mean, self._std = (value.to(device) for value in channel_statistics(train.images))
         self._sampler = Sampler(recipe, config)
         self.steps_per_epoch = len(train) // recipe.batch
         self.total_steps = self.steps_per_epoch * recipe.epochs
@@ -94,7 +109,7 @@ class Trainer:
         first = self.step % self.steps_per_epoch
         for position in range(first, self.steps_per_epoch):
             start = position * self.recipe.batch
-            self._train_step(order[start : start + self.recipe.batch])
+            self._train_step(order[start : start + self.recipe.batch].to(self._labels.device))
             self.step += 1
             yield self.step
 
@@ -118,11 +133,13 @@ class Trainer:
         self.optimizer.step()
 
     def _backward(self, draw: Draw, images: Tensor, labels: Tensor) -> None:
-        with autocast(self.bf16):
+        with autocast(self.hardware):
             loss = F.cross_entropy(self.net(images, draw.subnetwork), labels)
         if not torch.isfinite(loss):
-            raise DivergedError(f"the loss of {draw.kind} is {loss.item()} at step {self.step}: lower the rate")
-        (draw.weight * loss).backward()  # type: ignore[no-untyped-call]
+            raise DivergedError(
+                f"the loss of {draw.kind} is {loss.item()} at step {self.step}: lower the rate"
+            )
+        (draw.weight * loss).backward()
         self.progress.add(draw.kind, loss.item())
 
 
@@ -130,25 +147,42 @@ class DivergedError(Exception):
     """The loss is no finite number any more."""
 
 
-def autocast(bf16: bool) -> AbstractContextManager[object]:
-    """bfloat16 autocast on the CPU, or nothing."""
-    return torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
+def on_device(net: FractalNet, hardware: Hardware) -> FractalNet:
+    """The net where it is trained, its weights in channels-last memory."""
+    net.to(hardware.device)
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net
 
 
-def bf16_is_faster(config: FractalConfig, batch: int, clock: Callable[[], float] = time.perf_counter) -> bool:
-    """Whether training steps of this net run faster in bfloat16 here: timed, since a processor may only emulate it."""
-    net = FractalNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.zeros(batch, config.input_channels, config.input_size, config.input_size)
-    images = images.contiguous(memory_format=torch.channels_last)
+def autocast(hardware: Hardware) -> AbstractContextManager[object]:
+    """bfloat16 autocast, or nothing."""
+    return torch.autocast(hardware.device, torch.bfloat16) if hardware.bf16 else nullcontext()
 
-    def seconds(bf16: bool) -> float:
-        times = []
-        for _ in range(3):
-            start = clock()
-            with autocast(bf16):
-                loss = net(images).sum()
-            loss.backward()
-            times.append(clock() - start)
-        return min(times)
 
-    return seconds(True) < seconds(False)
+def choose_hardware(config: FractalConfig, batch: int, precision: Precision) -> Hardware:
+    """A GPU if there is one, else the CPU; with `auto`, whichever precision times faster for a training step here.
+
+    Timed rather than asked for, since a processor may only emulate bfloat16, ten times slower than float32.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision != "auto":
+        return Hardware(device, precision == "bf16")
+    seconds = {bf16: _step_seconds(config, batch, Hardware(device, bf16)) for bf16 in (False, True)}
+    return Hardware(device, seconds[True] < seconds[False])
+
+
+def _step_seconds(config: FractalConfig, batch: int, hardware: Hardware) -> float:
+    net = on_device(FractalNet(config), hardware)
+    shape = (batch, config.input_channels, config.input_size, config.input_size)
+    images = torch.zeros(shape, device=hardware.device).contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with autocast(hardware):
+            loss = net(images).sum()
+        loss.backward()
+        loss.item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -53,12 +53,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a recipe that cannot be followed."""
-        if not self.tied and (not self.draws or min(self.draws.values()) < 0 or sum(self.draws.values()) <= 0):
+        if not self.tied and (
+            not self.draws or min(self.draws.values()) < 0 or sum(self.draws.values()) <= 0
+        ):
             raise ValueError(f"recipe {self.name}: draws need shares of at least 0 that do not sum to 0")
         if not 0 <= self.local_p < 1:
             raise ValueError(f"recipe {self.name}: local_p must be in [0, 1)")
         if self.epochs < 1 or self.batch < 2:
-            raise ValueError(f"recipe {self.name}: epochs >= 1 and batch >= 2, since batch norm needs a batch")
+            raise ValueError(
+                f"recipe {self.name}: epochs >= 1 and batch >= 2, since batch norm needs a batch"
+            )
 
     def net(self, classes: int, input_size: int) -> FractalConfig:
         """The net that this recipe trains for such data."""
@@ -75,4 +79,5 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """The inverse of `to_dict`."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)

@@ -30,9 +30,9 @@ from tqdm import tqdm
 from model_repo.fractalnet import stages
 from training import checkpoint
 from training.checkpoint import CheckpointError
-from training.data import Dataset, Part, Splits, split
 from training.evaluate import Pixels, logits, reestimate
-from training.loop import Trainer, bf16_is_faster
+from training.loop import Precision, Trainer, choose_hardware
+from training.parts import Dataset, Part, Splits, split
 from training.recipe import Recipe
 
 STATISTICS_IMAGES = 5_000
@@ -45,14 +45,16 @@ class StopRequestedError(Exception):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here changes its result.
+    """How a run is carried out.
 
-    `minutes`: stop cleanly after so long; `evaluate_every`: epochs between glances at validation accuracy.
+    `minutes`: stop cleanly after so long; `evaluate_every`: epochs between glances at validation accuracy;
+    `precision`: of a new run; a resumed one keeps its own, since that is part of its result.
     """
 
     folder: Path
     minutes: float | None = None
     evaluate_every: int = 5
+    precision: Precision = "auto"
 
 
 class Run:
@@ -64,8 +66,9 @@ class Run:
         config = recipe.net(len(data.classes), data.input_size)
         options.folder.mkdir(parents=True, exist_ok=True)
         saved = self._saved()
-        bf16 = saved["bf16"] if saved else bf16_is_faster(config, recipe.batch)
-        self.trainer = Trainer(recipe, config, self.splits.train, seed, bf16)
+        precision = options.precision if saved is None else "bf16" if saved["bf16"] else "float32"
+        hardware = choose_hardware(config, recipe.batch, precision)
+        self.trainer = Trainer(recipe, config, self.splits.train, seed, hardware)
         if saved:
             self.trainer.restore(saved["trainer"])
         self._pixels = Pixels(self.splits.train)
@@ -96,7 +99,9 @@ class Run:
         trainer = self.trainer
         title = f"epoch {trainer.epoch + 1}/{self.recipe.epochs}"
         done = trainer.step % trainer.steps_per_epoch
-        with tqdm(total=trainer.steps_per_epoch, initial=done, desc=title, unit="batch", mininterval=1) as bar:
+        with tqdm(
+            total=trainer.steps_per_epoch, initial=done, desc=title, unit="batch", mininterval=1
+        ) as bar:
             for step in steps:
                 bar.update()
                 if step % 20 == 0:
@@ -105,10 +110,16 @@ class Run:
 
     def _log_epoch(self, board: SummaryWriter, seconds: float) -> None:
         epoch = self.trainer.epoch
-        line: dict[str, Any] = {"epoch": epoch, "seconds": round(seconds, 1), "loss": self.trainer.progress.losses}
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "seconds": round(seconds, 1),
+            "loss": self.trainer.progress.losses,
+        }
         if epoch % self.options.evaluate_every == 0 or epoch == self.recipe.epochs:
             line["validation_accuracy"] = self._glance()
-            tqdm.write(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in line["validation_accuracy"].items()))
+            tqdm.write(
+                f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in line["validation_accuracy"].items())
+            )
         with (self.options.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         for group in ("loss", "validation_accuracy"):
@@ -139,14 +150,14 @@ class Run:
                 "config": self.trainer.net.config.to_dict(),
                 "recipe": self.recipe.to_dict(),
                 "seed": self.seed,
-                "bf16": self.trainer.bf16,
+                "bf16": self.trainer.hardware.bf16,
                 "code_commit": code_commit(),
                 "data": self.data.name,
                 "part_sizes": {"train": len(self.splits.train)} | {name: len(p) for name, p in parts.items()},
                 "classes": list(self.data.classes),
                 "mean": self._pixels.mean,
                 "std": self._pixels.std,
-                "net": self.trainer.net.state_dict(),
+                "net": {k: v.cpu() for k, v in self.trainer.net.state_dict().items()},
                 "statistics": statistics,
                 "logits": {s: {p: torch.from_numpy(v) for p, v in o.items()} for s, o in outputs.items()},
                 "labels": {name: torch.from_numpy(p.labels) for name, p in parts.items()},
@@ -177,7 +188,7 @@ class Run:
         return {"recipe": self.recipe.to_dict(), "seed": self.seed, "data": fingerprint(self.splits.train)}
 
     def _save(self) -> None:
-        content = self._identity() | {"bf16": self.trainer.bf16, "trainer": self.trainer.state()}
+        content = self._identity() | {"bf16": self.trainer.hardware.bf16, "trainer": self.trainer.state()}
         checkpoint.save(self._checkpoint, content)
 
     def _saved(self) -> dict[str, Any] | None:
@@ -186,7 +197,9 @@ class Run:
         saved = checkpoint.load(self._checkpoint)
         for key, value in self._identity().items():
             if saved.get(key) != value:
-                raise CheckpointError(f"{self._checkpoint} belongs to another run: its {key} differs; use another --name")
+                raise CheckpointError(
+                    f"{self._checkpoint} belongs to another run: its {key} differs; use another --name"
+                )
         return saved
 
 

@@ -1,0 +1,80 @@
+"""Labelled images in memory, and their split into parts that are used for one thing each.
+
+Knows arrays only; where they come from is `data`'s and `cifar`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+class DataError(Exception):
+    """The data cannot be used; the message says which file or folder and why."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images uint8 [n, h, w, 3] and their class indices int64 [n]."""
+
+    images: Pixels
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[np.int64]) -> Part:
+        """The images at `index`, in that order."""
+        return Part(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images for training and for the final test, and what could not be read.
+
+    Attributes:
+        skipped: (name, reason) of every file that is no readable image; they are reported, never silently dropped.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Part
+    test: Part
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the images."""
+        return int(self.train.images.shape[1])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`train` fits weights, `validation` chooses, `calibration` fits temperatures, pools and gains, `test` reports."""
+
+    train: Part
+    validation: Part
+    calibration: Part
+    test: Part
+
+
+def split(data: Dataset, held_out: float = 0.05, seed: int = 0) -> Splits:
+    """Cut `held_out` of the training images off for validation and as much for calibration, shuffled by `seed`.
+
+    Raises DataError if a part would be empty.
+    """
+    order = np.random.default_rng(seed).permutation(len(data.train))
+    size = int(len(order) * held_out)
+    if size < 1 or len(data.test) < 1:
+        raise DataError(f"{data.name}: {len(order)} images are too few to hold some out")
+    return Splits(
+        train=data.train.take(order[2 * size :]),
+        validation=data.train.take(order[:size]),
+        calibration=data.train.take(order[size : 2 * size]),
+        test=data.test,
+    )
