@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+from model_repo.manifest import json_schema
 from model_repo.repository import ModelDamaged, Repository
 
 
@@ -16,7 +18,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="every model with its stages, and what is wrong with the damaged ones")
     commands.add_parser("verify", help="check every manifest and every hash; exit 1 if anything is damaged")
+    commands.add_parser("schema", help="print the JSON Schema of manifest.json")
     options = parser.parse_args(arguments)
+    if options.command == "schema":
+        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        return 0
     repository = Repository(options.models_dir)
     return _list(repository) if options.command == "list" else _verify(repository)
 

@@ -87,11 +87,10 @@ def test_versions_count_up_and_none_is_overwritten(home: Path, monkeypatch: pyte
     assert Repository(home / "models").versions("counted") == ["1", "2"]
     assert export(home, monkeypatch, "--name", "counted", "--version", "2") == 2
     assert export(home, monkeypatch, "--name", "counted", "--version", "2", "--replace") == 0
+    model = Repository(home / "models").open("counted")
+    files = {s.file: model.read(s) for s in model.manifest.stages}
     with pytest.raises(VersionExists):
-        model = Repository(home / "models").open("counted")
-        Repository(home / "models").publish(
-            model.manifest, {s.file: model.read(s) for s in model.manifest.stages}
-        )
+        Repository(home / "models").publish(model.manifest, files)
 
 
 def test_the_model_card_states_every_stage_and_every_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
