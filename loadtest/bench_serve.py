@@ -20,7 +20,7 @@ from loadtest.published import Published, read_model
 from loadtest.records import Outcome
 from loadtest.rig import Rig
 from loadtest.servers import RunningServer, free_port, running
-from loadtest.summary import in_time, service_ms
+from loadtest.summary import in_time, json_values, service_ms
 from loadtest.tables import markdown, milliseconds, percent
 from loadtest.trial import carry_out
 
@@ -76,7 +76,7 @@ class ServeFigures:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {
+        figures = {
             "model": f"{self.model.name}@{self.model.version}",
             "stage_p50_ms": {rung.name: rung.p50_ms for rung in self.model.rungs},
             "blocks_p50_ms": [[block.bare_ms, block.ours_ms] for block in self.blocks],
@@ -94,6 +94,9 @@ class ServeFigures:
             "null_engine_ceiling": self.null_ceiling.rate,
             "front_end_ceiling": self.ceiling.rate,
         }
+        values = json_values(figures)
+        assert isinstance(values, dict)
+        return values
 
 
 @contextmanager

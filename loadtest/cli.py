@@ -149,6 +149,13 @@ def _rig(options: argparse.Namespace, folder: Path) -> Rig:
     )
 
 
+_TITLES = {
+    "run": "Load over HTTP",
+    "serve": "Beside a bare endpoint, request by request",
+    "overload": "50 ms deadlines under overload, over HTTP",
+    "accuracy": "Accuracy over HTTP",
+}
+
 # Each command gives its report, its figures as JSON values, and whether they may be used.
 Outcome = tuple[str, dict[str, Any], bool]
 
@@ -250,7 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     marks = [_NOT_A_MEASUREMENT, ""] if options.function_only else []
-    cores = f"Sender on cpu {options.sender_cpu}, servers on cpu {options.server_cpus}."
-    report = "\n".join([f"# {options.command}", "", *marks, machine_line(machine), cores, "", text])
+    cores = (
+        f"Sender on cpu {options.sender_cpu}, servers on cpu {options.server_cpus}; images of the split "
+        f"{options.split}, {'encoded anew as PNG' if options.png else 'sent as they are stored'}."
+    )
+    report = "\n".join([f"# {_TITLES[options.command]}", "", *marks, machine_line(machine), cores, "", text])
     _publish(options, report, figures, machine)
     return 0 if usable else 1

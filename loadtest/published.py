@@ -36,23 +36,23 @@ class Published:
         return sum(rung.p50_ms for rung in self.rungs[:-1])
 
 
-def _batch_of_one(stage: Mapping[str, Any]) -> float:
-    """p50 at batch 1 of a stage's `latency`: {"1": {"p50_ms": …}} or [{"batch": 1, "p50_ms": …}, …]."""
-    latency = stage.get("latency") or {}
-    cells = latency if isinstance(latency, list) else [{"batch": int(k), **v} for k, v in latency.items()]
-    return next((float(cell["p50_ms"]) for cell in cells if cell["batch"] == 1), float("nan"))
+def _rung(stage: Mapping[str, Any]) -> Rung:
+    ones = [float(cell["p50_ms"]) for cell in stage["latency"] if cell["batch"] == 1]
+    return Rung(stage["name"], ones[0] if ones else float("nan"))
 
 
 def read_model(server: Server, name: str | None = None) -> Published:
-    """The named model, or the only (or default) one. Raises ServerFailed where what is published is not
-    as promised.
+    """The model that `name` or `name@version` means, or the default one; of several versions the newest served.
+
+    Raises ServerFailed where no such model is served, or what is published is not as promised.
     """
-    if name is None:
-        listing = server.get("/models")
-        name = listing.get("default") or listing["models"][0]["name"]
-    body = server.get(f"/models/{name}")
+    path = "/models" if name is None else f"/models/{name}"
     try:
-        rungs = tuple(Rung(stage["name"], _batch_of_one(stage)) for stage in body["stages"])
-        return Published(body["name"], str(body["version"]), rungs)
+        cards = [card for card in server.get(path)["models"] if card["state"] == "serving"]
+        chosen = [card for card in cards if card["default"]] if name is None else cards
+        if not chosen:
+            raise ServerFailed(f"GET {path} names no model that is being served")
+        card = max(chosen, key=lambda card: int(card["version"]))
+        return Published(card["name"], card["version"], tuple(_rung(stage) for stage in card["stages"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ServerFailed(f"GET /models/{name} is not as promised: {error!r}") from error
+        raise ServerFailed(f"GET {path} is not as promised: {error!r}") from error

@@ -72,14 +72,15 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinities as the string "inf", NaN as null."""
-        plain = _plain(asdict(self))
+        plain = json_values(asdict(self))
         assert isinstance(plain, dict)
         return plain
 
 
-def _plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
+    """The value with infinities as the string "inf" and NaN as None, through dictionaries."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, float) and not np.isfinite(value):
         return None if np.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

@@ -182,15 +182,16 @@ BEHAVIOURS: dict[str, Behaviour] = {
 
 def get_body(path: str) -> object:
     pid = os.getpid()
-    latency = {"1": {"p50_ms": 0.25, "p99_ms": 0.5}}
+    latency = [{"batch": 1, "p50_ms": 0.25, "p99_ms": 0.5}, {"batch": 4, "p50_ms": 0.75, "p99_ms": 1.0}]
+    stages = [{"name": name, "latency": latency} for name in LADDER]
+    tiny = {"name": "tiny", "version": "2", "state": "serving", "default": True, "stages": stages}
+    older = tiny | {"version": "1", "default": False, "stages": []}
+    damaged = {"name": "tiny", "version": "3", "state": "damaged", "default": False, "stages": []}
     pages = {
         "/readyz": {"ready": True, "processes": {"supervisor": pid, "engine": pid, "frontends": [pid]}},
-        "/models": {"models": [{"name": "tiny", "version": "1"}]},
-        "/models/tiny": {
-            "name": "tiny",
-            "version": "1",
-            "stages": [{"name": name, "latency": latency} for name in LADDER],
-        },
+        "/models": {"models": [older, tiny, damaged]},
+        "/models/tiny": {"models": [older, tiny, damaged]},
+        "/models/gone": {"models": [damaged]},
     }
     return pages.get(path)
 

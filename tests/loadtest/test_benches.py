@@ -59,6 +59,10 @@ def test_a_server_is_started_waited_for_asked_and_stopped(small_rig: Rig) -> Non
         model = read_model(server)
         assert model.stage_names == fake.LADDER
         assert model.others_ms == pytest.approx(0.5)
+        assert (model.name, model.version) == ("tiny", "2")
+        assert read_model(server, "tiny") == model
+        with pytest.raises(ServerFailed, match="no model that is being served"):
+            read_model(server, "gone")
         assert set(server.roles) == {"supervisor", "engine", "frontends"}
         assert server.ready_s > 0
         assert server.memory().resident >= server.memory().proportional > 0
