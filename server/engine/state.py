@@ -64,11 +64,13 @@ def new_state(models: Mapping[str, tuple[Ladder, LatencyTable]], config: PolicyC
 
 
 def count_arrival(state: State, queue: ModelQueue, job: Job, now_ns: int) -> None:
-    """Remember that a job came, when, and with which budget."""
+    """Remember that a job came, when, and with which budget: unless not even an idle device could have served it."""
     state.arrivals += 1
+    budget_ns = job.deadline_ns - now_ns
+    if budget_ns < queue.first_ns + state.config.guard_ns:
+        return
     queue.arrivals_per_ns = arrival_rate(queue, now_ns) + 1.0 / RATE_WINDOW_NS
     queue.last_arrival_ns = now_ns
-    budget_ns = job.deadline_ns - now_ns
     state.budgets.append((now_ns, budget_ns))
     insort(state.sorted_budgets, budget_ns)
     while len(state.budgets) > BUDGET_WINDOW or state.budgets[0][0] < now_ns - BUDGET_MEMORY_NS:

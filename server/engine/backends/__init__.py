@@ -1,1 +1,28 @@
-"""One module per runtime behind the protocol in `base`; imported lazily, and never each other."""
+"""The runtimes, chosen by name and imported only when chosen."""
+
+from __future__ import annotations
+
+from server.engine.backends.protocol import Backend
+
+
+def create(name: str, threads: int, shared_cores: bool) -> Backend:
+    """The backend of that name.
+
+    Args:
+        name: auto | onnxruntime | null. `auto` is ONNX Runtime until there are others to measure it against.
+        threads: that one launch may use.
+        shared_cores: whether other processes compute on the same cores, so that waiting threads must not spin.
+
+    Raises:
+        ValueError: no such backend.
+        ImportError: its runtime is not installed.
+    """
+    if name in {"auto", "onnxruntime"}:
+        from server.engine.backends.onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(threads, shared_cores)
+    if name == "null":
+        from server.engine.backends.null import Null
+
+        return Null()
+    raise ValueError(f"no backend is called {name!r}")

@@ -152,6 +152,15 @@ def test_the_blocking_cap_keeps_long_launches_away_from_tight_traffic():
     assert device.outcome("patient") == "overload"
 
 
+def test_budgets_that_nothing_could_meet_do_not_shorten_the_blocking_cap():
+    device = one_model()
+    for key in range(50):
+        device.arrive(job(key, 0.1))
+    device.arrive(job("patient", 500))
+    device.drain()
+    assert device.outcome("patient") == "deepest"
+
+
 def test_tight_traffic_of_long_ago_does_not_keep_a_patient_job_from_a_long_launch():
     device = one_model(costs=(0.2, 0.8, 30.0))
     for key in range(40):

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the policy keeps its promises. Latencies are exact unless a test says otherwise."""
+"""Whatever happens in whatever order, the policy keeps its promises. Latencies are exact where nothing else is said."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ tables = st.tuples(st.floats(0.01, 0.5), st.floats(0.1, 2), st.floats(0.5, 12), 
 
 def play(script, costs, gains, confidence_seed, slowdown=lambda launch: launch.expected_ns) -> Device:
     device = Device(
-        {
-            name: (tiny_ladder(3, gains), linear_table(costs[:3], launch_ms=costs[3]))
-            for name in ("m", "n")
-        },
+        {name: (tiny_ladder(3, gains), linear_table(costs[:3], launch_ms=costs[3])) for name in ("m", "n")},
         PolicyConfig(guard_ns=GUARD_NS),
         confidence=lambda key, stage: (key * 31 + stage * 17 + confidence_seed) % 101 / 100,
         duration=slowdown,
@@ -94,10 +91,16 @@ def test_whoever_is_admitted_is_answered_in_time_when_nothing_fails(script, cost
 
 
 @settings(max_examples=200, deadline=None)
-@given(happenings, tables, gain_rows, st.integers(0, 100), st.lists(st.floats(0.2, 15), min_size=1, max_size=9))
+@given(
+    happenings, tables, gain_rows, st.integers(0, 100), st.lists(st.floats(0.2, 15), min_size=1, max_size=9)
+)
 def test_the_outcomes_stay_single_when_the_device_is_erratic(script, costs, gains, seed, factors):
     device = play(
-        script, costs, gains, seed, lambda launch: int(launch.expected_ns * factors[launch.number % len(factors)])
+        script,
+        costs,
+        gains,
+        seed,
+        lambda launch: int(launch.expected_ns * factors[launch.number % len(factors)]),
     )
     assert set(device.outcomes) == set(device.jobs)
     assert all(len(outcomes) == 1 for outcomes in device.outcomes.values())

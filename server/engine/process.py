@@ -1,0 +1,125 @@
+"""The engine process: the one place that builds its objects. Started by the supervisor, one per device."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+
+import zmq
+from prometheus_client import CollectorRegistry
+
+from server import logs
+from server.child import ChildContext, enter
+from server.engine import backends
+from server.engine.backends.protocol import Backend
+from server.engine.counting import Counting
+from server.engine.device import Device
+from server.engine.engine import Engine
+from server.engine.frontends import FrontEnds
+from server.engine.loading import Loaded, Loader
+from server.engine.policy import PolicyConfig
+from server.engine.reports import Reports
+from server.metrics import EngineMetrics
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LAST_WORDS_MS = 500
+
+
+def main() -> None:
+    """Load the models, say so meanwhile, serve until told to end."""
+    context = enter()
+    settings = context.settings
+    logs.configure(settings.log_level, "engine")
+    sys.setswitchinterval(1e-4)  # a launch beside the loop must not wait 5 ms for the interpreter
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal's Ctrl-C reaches everyone; the supervisor decides
+    epoch = secrets.randbits(62) + 1
+    front_ends = FrontEnds(zmq.Context.instance(), context.engine_endpoint, epoch)
+    counting = Counting(EngineMetrics(CollectorRegistry()))
+    reports = Reports(front_ends, settings.max_jobs, counting)
+    backend, loaded = _load(context, reports)
+    device = Device()
+    engine = Engine(
+        front_ends,
+        device,
+        loaded.models,
+        reports,
+        counting,
+        PolicyConfig(max_batch=settings.max_batch),
+        time.monotonic_ns,
+    )
+    reports.serve(loaded.models, backend.name if backend else "", _detail(loaded))
+    _settle_memory()
+    _end_on_signal(engine, settings.drain_s)
+    logger.info(
+        "engine ready" if loaded.models else "engine has nothing to serve", extra=_summary(epoch, loaded)
+    )
+    engine.run()
+    front_ends.flush()
+    front_ends.close(linger_ms=LAST_WORDS_MS)
+    device.close()
+    zmq.Context.instance().term()
+    logger.info("engine ended")
+
+
+def _load(context: ChildContext, reports: Reports) -> tuple[Backend | None, Loaded]:
+    settings = context.settings
+
+    def say(detail: str) -> None:
+        logger.debug(detail)
+        reports.say(detail, time.monotonic_ns())
+
+    try:
+        backend = backends.create(settings.backend, *threads_of(settings, len(os.sched_getaffinity(0))))
+    except ImportError as error:
+        logger.error("runtime missing", extra={"backend": settings.backend, "reason": str(error)})
+        return None, Loaded(unserved=[f"backend {settings.backend} is not installed: {error}"])
+    loader = Loader(backend, settings.state_dir, settings.max_batch, settings.pin_rung, say)
+    return backend, loader.load_all(settings.models_dir)
+
+
+def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
+    """(threads of a launch, whether they share cores with front ends): by default the cores that front ends leave."""
+    threads = settings.engine_threads or max(1, cores - settings.workers)
+    return threads, threads + settings.workers > cores
+
+
+def _detail(loaded: Loaded) -> str:
+    if loaded.models:
+        return "; ".join(loaded.unserved)
+    return f"no usable model: {'; '.join(loaded.unserved)}"
+
+
+def _summary(epoch: int, loaded: Loaded) -> dict[str, object]:
+    return {"epoch": epoch, "models": list(loaded.models), "unserved": loaded.unserved}
+
+
+def _settle_memory() -> None:
+    """What start-up has built stays; a full collection must not look through it between two launches."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def _end_on_signal(engine: Engine, drain_s: float) -> None:
+    """SIGTERM: finish what is here. Again: end now."""
+    asked = 0
+
+    def on_term(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        asked += 1
+        engine.drain(time.monotonic_ns() + (int(drain_s * 1e9) if asked == 1 else 0))
+
+    signal.signal(signal.SIGTERM, on_term)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""From the logits of a launch to refinements: each job's stages pooled as the manifest says.
+
+Knows jobs as the engine keeps them and the formulas of model_repo.pooling; must not know time, sockets or the policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.manifest import Manifest
+from model_repo.pooling import pool, stage_log_probabilities
+from server.engine.backends.protocol import Logits
+from server.messages import Refinement
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """One job at the engine.
+
+    Attributes:
+        front_end: connection it came by.
+        number: its number there.
+        model: name@version.
+        deadline_ns, arrived_ns: monotonic.
+        top_k: classes wanted in a refinement, at most as many as there are.
+        pixels: uint8 height x width x 3.
+        log_probabilities: float32 [classes] of each stage that has run, by place in the ladder.
+        queue_ns: from arrival to first launch; -1 before it.
+        compute_ns: wall time of its launches.
+    """
+
+    front_end: bytes
+    number: int
+    model: str
+    deadline_ns: int
+    arrived_ns: int
+    top_k: int
+    pixels: bytes
+    log_probabilities: dict[int, Floats] = field(default_factory=dict)
+    queue_ns: int = -1
+    compute_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """What one launch has made of its jobs, in the launch's order.
+
+    Attributes:
+        confidences: top probability of each pooled answer.
+    """
+
+    jobs: list[JobRecord]
+    stage: int
+    confidences: list[float]
+    _indices: list[list[int]]
+    _values: list[list[float]]
+    _alone: list[tuple[int, float]]
+
+    def message(self, n: int, final: str | None) -> Refinement:
+        """The refinement of job n."""
+        job = self.jobs[n]
+        top = list(zip(self._indices[n][: job.top_k], self._values[n], strict=False))
+        return Refinement(job.number, self.stage, top, self._alone[n], job.queue_ns, job.compute_ns, final)
+
+
+@dataclass(frozen=True, slots=True)
+class _Formula:
+    stages: tuple[int, ...]
+    weights: tuple[float, ...]
+    temperature: float
+
+
+class Refiner:
+    """Pools the stages of one model."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._temperatures = [stage.temperature for stage in manifest.stages]
+        self._formulas: dict[tuple[int, ...], _Formula] = {}
+
+    def refine(self, jobs: list[JobRecord], stage: int, logits: Logits) -> Refined:
+        """Add a stage to each job.
+
+        Args:
+            jobs: n jobs of this model, in the launch's order.
+            stage: the stage that has run.
+            logits: float32 [n, classes], finite.
+        """
+        alone = stage_log_probabilities(logits, self._temperatures[stage])
+        for job, row in zip(jobs, alone, strict=True):
+            job.log_probabilities[stage] = row
+        pooled = self._pooled(jobs, len(alone[0]))
+        order = np.argsort(-pooled, axis=1, kind="stable")[:, : max(job.top_k for job in jobs)]
+        values = np.take_along_axis(pooled, order, axis=1).tolist()
+        certainty = np.minimum(np.exp(alone.max(axis=1)), 1.0).tolist()
+        stage_tops = list(zip(alone.argmax(axis=1).tolist(), certainty, strict=True))
+        return Refined(jobs, stage, [row[0] for row in values], order.tolist(), values, stage_tops)
+
+    def _pooled(self, jobs: list[JobRecord], classes: int) -> Floats:
+        """Probabilities float32 [n, classes]; jobs with the same stages behind them are pooled together."""
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for n, job in enumerate(jobs):
+            alike.setdefault(tuple(sorted(job.log_probabilities)), []).append(n)
+        pooled = np.empty((len(jobs), classes), np.float32)
+        for stages, members in alike.items():
+            formula = self._formula(stages)
+            rows = [np.stack([jobs[n].log_probabilities[s] for n in members]) for s in formula.stages]
+            pooled[members] = pool(rows, formula.weights, formula.temperature)
+        return pooled
+
+    def _formula(self, stages: tuple[int, ...]) -> _Formula:
+        found = self._formulas.get(stages)
+        if found is None:
+            names = self._manifest.stage_names
+            rule = self._manifest.pools[",".join(names[stage] for stage in stages)]
+            found = self._formulas[stages] = _Formula(stages, rule.weights, rule.temperature)
+        return found
