@@ -53,7 +53,7 @@ class ModelView:
     def _describe(self, stages: int) -> StageSet:
         members = [stage for k, stage in enumerate(self.manifest.stages) if stages >> k & 1]
         names = [stage.name for stage in members]
-        last = {"name": members[-1].name, "depth": members[-1].depth}
+        last: dict[str, object] = {"name": members[-1].name, "depth": members[-1].depth}
         return StageSet(names, last, self.manifest.pools[",".join(names)].accuracy)
 
 
@@ -115,6 +115,13 @@ class Catalog:
         if known is None:
             known = self._resolved[text] = self._find(text)
         return known
+
+    def default(self) -> ModelView | None:
+        """The model of requests that name none; None if there is no such model."""
+        try:
+            return self.resolve("")
+        except (UnknownModel, NotReady):
+            return None
 
     def versions(self, name: str) -> list[ModelView]:
         """The sound versions of a name, oldest first; empty if there are none."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 Clock = Callable[[], int]
 
 _COMPACT_ABOVE = 4096  # cancelled entries; they cost memory only

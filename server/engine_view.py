@@ -63,6 +63,7 @@ class EngineView:
         self.state = "absent"
         self.detail = "The engine process is gone; a new one is being started."
         self.pid = 0
+        self.models = {}
         self.credit = None
 
     def heard(self, epoch: int, now_ns: int) -> None:

@@ -91,8 +91,8 @@ class Link:
         """Connects, now and again whenever the engine comes back."""
         self._loop = loop
         self._listener = listener
-        loop.add_reader(self._socket.getsockopt(zmq.FD), self._readable)
-        loop.add_reader(self._monitor.getsockopt(zmq.FD), self._watch)
+        loop.add_reader(_descriptor(self._socket), self._readable)
+        loop.add_reader(_descriptor(self._monitor), self._watch)
         self._socket.connect(self._endpoint)
         # The descriptors signal edges: look once at what came before they were watched.
         loop.call_soon(self._readable)
@@ -103,8 +103,8 @@ class Link:
         if self._loop is None:
             return
         self._flush()
-        self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
-        self._loop.remove_reader(self._monitor.getsockopt(zmq.FD))
+        self._loop.remove_reader(_descriptor(self._socket))
+        self._loop.remove_reader(_descriptor(self._monitor))
         self._loop = None
         self._socket.disable_monitor()
         self._socket.close(linger=100)
@@ -150,7 +150,7 @@ class Link:
 
     def _readable(self) -> None:
         socket = self._socket
-        while self._loop is not None and socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+        while self._loop is not None and _has_message(socket):
             data = socket.recv(zmq.NOBLOCK)
             try:
                 envelope = decode(data)
@@ -163,7 +163,7 @@ class Link:
 
     def _watch(self) -> None:
         monitor = self._monitor
-        while self._loop is not None and monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self._loop is not None and _has_message(monitor):
             event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._say_hello(self._clock())
@@ -210,3 +210,11 @@ class Link:
         if became_ready:
             log.info("the engine is ready", extra={"epoch": self._view.epoch, "engine_pid": self._view.pid})
             listener.engine_ready()
+
+
+def _descriptor(socket: zmq.Socket[bytes]) -> int:
+    return int(socket.getsockopt(zmq.FD))
+
+
+def _has_message(socket: zmq.Socket[bytes]) -> bool:
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

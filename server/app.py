@@ -1,0 +1,298 @@
+"""A front end: everything it is made of, built here and nowhere else, and its life from start to drain.
+
+    python -m server.app     (started by the supervisor, which hands it the listening socket)
+
+Knows every part's constructor; must not do any part's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import cv2
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from model_repo.repository import Repository
+from server import child, logs
+from server.admission import Door
+from server.catalog import Catalog
+from server.child import ChildContext, Processes
+from server.connections import SWEEP_NS, Doorman, protocol
+from server.deadlines import Deadlines, TimerfdAlarm
+from server.decoding import Decoder
+from server.engine_view import EngineView
+from server.jobs import Jobs
+from server.lag import TICK_NS, Lag
+from server.link import Link
+from server.messages import Done, Refinement
+from server.metrics import FrontEndMetrics, exposition
+from server.routes import envelope, health, models, openapi
+from server.routes.classify import Classify
+from server.routes.hot import HotRoute
+from server.routes.query import QueryParser
+from server.routes.request import Desk, RequestIds
+from server.routes.stream import Stream
+from server.settings import Settings
+from server.tally import Tally
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+_SWITCH_INTERVAL_S = 1e-4
+_GC_THRESHOLDS = (50_000, 20, 50)
+
+
+class FrontEnd:
+    """The parts of one front end, wired to each other. Nothing runs before `serve`.
+
+    Args:
+        context: what the supervisor told.
+        registry: of metrics.
+        identity: on the engine's socket; unique to this process's life.
+    """
+
+    def __init__(self, context: ChildContext, registry: CollectorRegistry, identity: bytes) -> None:
+        settings = context.settings
+        clock = time.monotonic_ns
+        self.context = context
+        self.clock = clock
+        self.ids = RequestIds()
+        self.metrics = FrontEndMetrics(registry)
+        self.view = EngineView()
+        self.lag = Lag(int(settings.answer_guard_ms * 1e6))
+        self.catalog = Catalog(Repository(settings.models_dir), settings.default_model)
+        self.deadlines = Deadlines(clock)
+        self.link = Link(context.engine_endpoint, identity, self.view, clock)
+        self.jobs = Jobs(self.view, self.deadlines, self.link.send, clock)
+        self.door = Door(
+            self.view, self.lag, clock, max_jobs=settings.max_jobs, max_body_bytes=settings.max_body_bytes
+        )
+        self.decoder = Decoder(self.deadlines, self.metrics.decode, settings.max_pixels)
+        self.doorman = Doorman(
+            max_connections=settings.max_connections,
+            header_timeout_s=settings.header_timeout_s,
+            keep_alive_s=settings.keep_alive_s,
+            new_id=self.ids,
+            clock=clock,
+        )
+        self.tally = Tally(self.metrics, self.lag)
+        self.framework = self._framework(settings, registry)
+        self.application = self._application(settings)
+
+    def _application(self, settings: Settings) -> envelope.Envelope:
+        desk = Desk(
+            catalog=self.catalog,
+            door=self.door,
+            jobs=self.jobs,
+            decoder=self.decoder,
+            lag=self.lag,
+            metrics=self.metrics,
+            parser=QueryParser(settings.default_deadline_ms, settings.max_deadline_ms),
+            ids=self.ids,
+            max_body_bytes=settings.max_body_bytes,
+            body_timeout_s=settings.body_timeout_s,
+            max_files=settings.max_files,
+            clock=self.clock,
+        )
+        responders = (Classify(desk, self.tally), Stream(desk, self.tally))
+        hot = {
+            responder.route: HotRoute(desk, self.tally, responder, access_log=settings.access_log)
+            for responder in responders
+        }
+        return envelope.Envelope(self.framework, hot, self.ids, self.tally)
+
+    def _framework(self, settings: Settings, registry: CollectorRegistry) -> FastAPI:
+        app = FastAPI(
+            title="Anytime",
+            version=VERSION,
+            description="Image classification by a deadline.",
+            telemetry={"tracing": False, "metrics": False, "logs": False},
+            redirect_slashes=False,
+            redoc_url=None,
+        )
+        envelope.install_handlers(app)
+        app.include_router(models.router(self.catalog, self.view))
+        app.include_router(
+            health.router(
+                self.catalog,
+                self.view,
+                self.door,
+                self.clock,
+                processes=partial(_read_processes, self.context),
+                metrics=partial(exposition, registry),
+            )
+        )
+        openapi.install(app, settings)
+        return app
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serves on a listening socket until SIGTERM or SIGINT, then answers what is in flight and returns."""
+        loop = asyncio.get_running_loop()
+        alarm = TimerfdAlarm(loop, self.deadlines.ring)
+        self.deadlines.use(alarm)
+        self.catalog.read()
+        server = self._http_server()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain)
+        self.link.open(loop, _EngineEvents(self))
+        pulse = _Pulse(self, server)
+        pulse.start()
+        # What is built by now lives as long as the process: no collection has to look at it again.
+        gc.collect()
+        gc.freeze()
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            self.link.close()
+            self.decoder.close()
+            alarm.close()
+
+    def _http_server(self) -> _HttpServer:
+        config = uvicorn.Config(
+            self.application,
+            http=protocol(self.doorman),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=max(1, math.ceil(self.context.settings.drain_s)),
+        )
+        return _HttpServer(config)
+
+    def _drain(self) -> None:
+        if not self.door.draining:
+            log.info("draining", extra={"in_work": self.door.in_work})
+        self.door.draining = True
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn's server, but signals are the front end's: it would end the process with the signal's status."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _EngineEvents:
+    """Tells the parts what the link hears."""
+
+    def __init__(self, front: FrontEnd) -> None:
+        self._front = front
+
+    def refinement(self, message: Refinement) -> None:
+        self._front.jobs.refinement(message)
+
+    def done(self, message: Done) -> None:
+        self._front.jobs.done(message)
+
+    def engine_lost(self) -> None:
+        self._front.metrics.engine_lost.inc()
+        self._front.jobs.engine_lost()
+
+    def engine_ready(self) -> None:
+        self._front.jobs.engine_ready()
+
+    def models_changed(self) -> None:
+        front = self._front
+        front.catalog.serve(front.view.models)
+        if not front.catalog.knows(front.view.models):  # published since; hashing the files takes a while
+            asyncio.get_running_loop().run_in_executor(None, front.catalog.read)
+
+
+class _Pulse:
+    """What is done every few milliseconds, by one entry of the deadline heap."""
+
+    def __init__(self, front: FrontEnd, server: uvicorn.Server) -> None:
+        self._front = front
+        self._server = server
+        self._next_ns = 0
+        self._sweep_ns = 0
+        self._drain_until_ns = 0
+
+    def start(self) -> None:
+        """Begins; never ends."""
+        self._next_ns = self._front.clock() + TICK_NS
+        self._front.deadlines.schedule(self._next_ns, self._beat)
+
+    def _beat(self) -> None:
+        front = self._front
+        now = front.clock()
+        front.lag.ticked(now - self._next_ns)
+        front.link.tick()
+        if now >= self._sweep_ns:
+            self._sweep_ns = now + SWEEP_NS
+            self._sweep()
+        if front.door.draining:
+            self._see_to_the_end(now)
+        # From now, not from when it was due: after a stall there is nothing to catch up on.
+        self._next_ns = now + TICK_NS
+        front.deadlines.schedule(self._next_ns, self._beat)
+
+    def _sweep(self) -> None:
+        front = self._front
+        front.doorman.sweep()
+        front.metrics.in_flight.set(front.door.in_work)
+        front.metrics.connections.set(len(self._server.server_state.connections))
+        front.metrics.loop_lag.set(front.lag.loop_ns / 1e9)
+
+    def _see_to_the_end(self, now: int) -> None:
+        self._drain_until_ns = self._drain_until_ns or now + int(self._front.context.settings.drain_s * 1e9)
+        if not self._server.server_state.tasks or now >= self._drain_until_ns:
+            self._server.should_exit = True
+
+
+def _read_processes(context: ChildContext) -> Processes:
+    try:
+        return Processes.model_validate_json(context.processes_file.read_bytes())
+    except (OSError, ValueError):  # not written yet
+        return Processes(supervisor=context.supervisor_pid)
+
+
+def _tune_process() -> None:
+    """Descriptors for every connection; short turns between threads; few collections; quiet, single-threaded OpenCV."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.set_threshold(*_GC_THRESHOLDS)
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def main() -> None:
+    """The process."""
+    context = child.enter()
+    if context.listen_fd is None:
+        raise SystemExit("A front end needs the listening socket of the supervisor")
+    logs.configure(context.settings.log_level, "frontend")
+    _tune_process()
+    identity = f"frontend-{os.getpid()}-{time.time_ns()}".encode()
+    front = FrontEnd(context, CollectorRegistry(), identity)
+    with (
+        socket.socket(fileno=context.listen_fd) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(front.serve(listener))
+    log.info("ended")
+
+
+if __name__ == "__main__":
+    main()

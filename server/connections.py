@@ -1,0 +1,271 @@
+"""HTTP connections: when a request's headers were complete, who left, and who takes too long.
+
+Knows bytes, phases of a connection and their time limits; must not know routes or images. It adds to uvicorn's
+protocol what that lacks: a limit on the time and size of headers, a cap on connections with an answer, problem
+documents for bytes that are no HTTP, and a call when a client leaves, so that no task has to watch for it. One
+periodic sweep does the work of a timer per connection.
+
+A connection is in one phase: HEADERS (from its first byte, or from connecting, until the headers are complete), BUSY (a
+request is being answered), DISCARD (answered before its body had come: the rest is read and dropped, else the
+client would see a reset instead of the answer), IDLE (kept alive), CLOSING (told to go; its bytes are ignored).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from server.errors import CONTENT_TYPE, BadRequest, HeadersTooLarge, Overloaded, Problem, RequestTimeout
+
+RECEIVED_NS = "anytime.received_ns"
+CONNECTION = "anytime.connection"
+
+SWEEP_NS = 100_000_000
+
+_MAX_HEADER_BYTES = 65_536
+_MAX_PIPELINED = 100
+_MAX_REFUSED = 512
+_CLOSING_NS = 1_000_000_000
+
+
+class Phase(Enum):
+    """What a connection is doing."""
+
+    HEADERS = "headers"
+    BUSY = "busy"
+    DISCARD = "discard"
+    IDLE = "idle"
+    CLOSING = "closing"
+
+
+class Doorman:
+    """Limits of all connections of one process, and who is waited for since when.
+
+    Args:
+        new_id: makes request ids for problems of requests that never were.
+        clock: nanoseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int,
+        header_timeout_s: float,
+        keep_alive_s: float,
+        new_id: Callable[[], str],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.max_connections = max_connections
+        self.new_id = new_id
+        self.clock = clock
+        header_ns = int(header_timeout_s * 1e9)
+        self._limits = {
+            Phase.HEADERS: header_ns,
+            Phase.DISCARD: header_ns,
+            Phase.IDLE: int(keep_alive_s * 1e9),
+            Phase.CLOSING: _CLOSING_NS,
+        }
+        # Insertion order is order of time, so a sweep looks only at those whose time is up.
+        self._since: dict[Phase, dict[Connection, int]] = {phase: {} for phase in self._limits}
+
+    def watch(self, connection: Connection, phase: Phase) -> None:
+        """From now on `connection` is in `phase`."""
+        before = self._since.get(connection.phase)
+        if before is not None:
+            before.pop(connection, None)
+        connection.phase = phase
+        after = self._since.get(phase)
+        if after is not None:
+            after[connection] = self.clock()
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self.watch(connection, Phase.BUSY)
+
+    def count(self, phase: Phase) -> int:
+        """Connections being waited for in a phase."""
+        return len(self._since[phase])
+
+    def sweep(self) -> None:
+        """Sends away those whose time is up."""
+        now = self.clock()
+        for phase, since in self._since.items():
+            limit = self._limits[phase]
+            while since:
+                connection, start = next(iter(since.items()))
+                if now - start < limit:
+                    break
+                del since[connection]
+                connection.time_is_up()
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. Routes find it in their scope."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        doorman: Doorman,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.doorman = doorman
+        self.phase = Phase.BUSY
+        self.on_lost: Callable[[], None] | None = None
+        self._header_bytes = 0
+        self._in_headers = False
+        self._in_body = False
+
+    @property
+    def body_complete(self) -> bool:
+        """Whether the body of the request being answered has wholly arrived."""
+        return not self.cycle.more_body
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Admits the client, or tells it that there are too many."""
+        super().connection_made(transport)
+        self.doorman.watch(self, Phase.HEADERS)
+        if len(self.connections) > self.doorman.max_connections:
+            if self.doorman.count(Phase.CLOSING) >= _MAX_REFUSED:
+                transport.abort()
+                return
+            self._send_away(Overloaded("Too many connections are open.", retry_after_ms=1000))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the request that is being answered, if any."""
+        self.doorman.forget(self)
+        super().connection_lost(exc)
+        self._give_up_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, and looks after what takes too long or is too large."""
+        if self.phase is Phase.CLOSING:
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.cycle.keep_alive = False  # answered as plain HTTP; the parser is of no more use
+            return
+        except httptools.HttpParserError:
+            self._not_http()
+            return
+        if self.phase is Phase.IDLE:
+            self.doorman.watch(self, Phase.HEADERS)
+        if self.phase is Phase.HEADERS:
+            self._header_bytes += len(data)
+            if self._header_bytes > _MAX_HEADER_BYTES:
+                self._send_away(HeadersTooLarge(f"Headers may be {_MAX_HEADER_BYTES} bytes long in all."))
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._in_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The moment at which a request's time begins."""
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope[RECEIVED_NS] = self.doorman.clock()
+        scope[CONNECTION] = self
+        self._in_headers = False
+        self._in_body = True
+        self._header_bytes = 0
+        if self.phase is not Phase.BUSY:
+            self.doorman.watch(self, Phase.BUSY)
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self.transport.abort()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._in_body = False
+        super().on_message_complete()
+        if self.phase is Phase.DISCARD:
+            self.doorman.watch(self, Phase.IDLE)
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without its timer per connection."""
+        self.server_state.total_requests += 1
+        self.on_lost = None
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.doorman.watch(self, self._next_phase())
+
+    def time_is_up(self) -> None:
+        """The sweep's call: the client took too long for the phase it is in."""
+        if self.phase is Phase.HEADERS:
+            self._send_away(RequestTimeout("The request's headers were not complete in time."))
+        elif self.phase is Phase.IDLE and not self.transport.get_write_buffer_size():
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def _next_phase(self) -> Phase:
+        if self._in_headers:
+            return Phase.HEADERS
+        return Phase.DISCARD if self._in_body else Phase.IDLE
+
+    def _not_http(self) -> None:
+        if self._answering() and self.cycle.response_started:
+            self.transport.close()  # in the middle of an answer nothing can be said
+        else:
+            self._send_away(BadRequest("The bytes received are no valid HTTP request."))
+
+    def _answering(self) -> bool:
+        cycle: object = self.cycle  # None before the first request, whatever uvicorn declares
+        return cycle is not None and not self.cycle.response_complete
+
+    def _give_up_request(self) -> None:
+        """To the application it is as if the client had left."""
+        if self._answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        lost, self.on_lost = self.on_lost, None
+        if lost is not None:
+            lost()
+
+    def _send_away(self, problem: Problem) -> None:
+        """Writes the problem and half-closes; a full close now could reset the client before it has read."""
+        if self.transport.is_closing():
+            return
+        self._give_up_request()
+        self.transport.write(response_bytes(problem, self.doorman.new_id()))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.doorman.watch(self, Phase.CLOSING)
+
+
+def response_bytes(problem: Problem, request_id: str) -> bytes:
+    """A whole HTTP/1.1 response that closes the connection, for requests that never reach a route."""
+    body = problem.body(request_id)
+    headers = [
+        (b"content-type", CONTENT_TYPE),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+        (b"connection", b"close"),
+        *problem.headers(),
+    ]
+    status = b"HTTP/1.1 %d %s\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
+    return status + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
+
+
+def protocol(doorman: Doorman) -> Callable[..., Connection]:
+    """What uvicorn calls for each connection."""
+    return partial(Connection, doorman=doorman)
