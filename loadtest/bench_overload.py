@@ -200,7 +200,8 @@ def render(figures: OverloadFigures) -> str:
         *void,
         (
             f"Model {figures.model.name}@{figures.model.version}, ladder {', '.join(figures.model.stage_names)}; "
-            f"deadline {DEADLINE_MS:.0f} ms; Poisson arrivals for {figures.rows[0].summary.seconds:g} s a run; shares are of all offered requests."
+            f"deadline {DEADLINE_MS:.0f} ms; Poisson arrivals for "
+            f"{figures.rows[0].summary.seconds:g} s a run; shares are of all offered requests."
         ),
         "",
         _limits_table(figures),
