@@ -17,15 +17,16 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from server.errors import CONTENT_TYPE, BadRequest, HeadersTooLarge, Overloaded, Problem, RequestTimeout
+
+Headers = list[tuple[bytes, bytes]]
 
 RECEIVED_NS = "anytime.received_ns"
 CONNECTION = "anytime.connection"
@@ -125,6 +126,7 @@ class Connection(HttpToolsProtocol):
         self.doorman = doorman
         self.phase = Phase.BUSY
         self.on_lost: Callable[[], None] | None = None
+        self._active: RequestResponseCycle | None = None  # uvicorn's `cycle` is the last one *received*
         self._header_bytes = 0
         self._in_headers = False
         self._in_body = False
@@ -132,7 +134,27 @@ class Connection(HttpToolsProtocol):
     @property
     def body_complete(self) -> bool:
         """Whether the body of the request being answered has wholly arrived."""
-        return not self.cycle.more_body
+        return self._active is not None and not self._active.more_body
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Writes a whole response at once.
+
+        ASGI's two messages would cost two system calls, two packets and checks of headers that are known to be
+        sound. False where it is not that simple (the client does not read, or has left): use ASGI's way then.
+        """
+        cycle = self._active
+        if cycle is None or cycle.response_started or cycle.disconnected or self.flow.write_paused:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        self.transport.write(_head(status, headers) + body)
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admits the client, or tells it that there are too many."""
@@ -217,26 +239,28 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _next_phase(self) -> Phase:
         if self._in_headers:
             return Phase.HEADERS
         return Phase.DISCARD if self._in_body else Phase.IDLE
 
     def _not_http(self) -> None:
-        if self._answering() and self.cycle.response_started:
+        active = self._active
+        if active is not None and active.response_started and not active.response_complete:
             self.transport.close()  # in the middle of an answer nothing can be said
         else:
             self._send_away(BadRequest("The bytes received are no valid HTTP request."))
 
-    def _answering(self) -> bool:
-        cycle: object = self.cycle  # None before the first request, whatever uvicorn declares
-        return cycle is not None and not self.cycle.response_complete
-
     def _give_up_request(self) -> None:
         """To the application it is as if the client had left."""
-        if self._answering():
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if self._active is not None and not self._active.response_complete:
+            self._active.disconnected = True
+            self._active.message_event.set()
+        self.pipeline.clear()
         lost, self.on_lost = self.on_lost, None
         if lost is not None:
             lost()
@@ -262,8 +286,12 @@ def response_bytes(problem: Problem, request_id: str) -> bytes:
         (b"connection", b"close"),
         *problem.headers(),
     ]
-    status = b"HTTP/1.1 %d %s\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
-    return status + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
+    return _head(problem.status, headers) + body
+
+
+def _head(status: int, headers: Headers) -> bytes:
+    fields = b"".join([b"%b: %b\r\n" % field for field in headers])
+    return b"%b%b\r\n" % (STATUS_LINE[status], fields)
 
 
 def protocol(doorman: Doorman) -> Callable[..., Connection]:

@@ -9,10 +9,11 @@ import orjson
 from starlette.types import Receive
 
 from server.answers import answer, server_timing
+from server.connections import Headers
 from server.errors import Problem
 from server.jobs import Job
 from server.routes.body import ClientLeft
-from server.routes.hot import Headers, Reply
+from server.routes.hot import Reply
 from server.routes.request import Desk, Request
 from server.tally import Tally
 

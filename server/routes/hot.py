@@ -7,11 +7,12 @@ FastAPI handler would cost more than everything that is done here.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from server.connections import CONNECTION, Connection, Headers
 from server.errors import CONTENT_TYPE, Internal, MethodNotAllowed, Problem
 from server.routes.body import ClientLeft
 from server.routes.request import Desk, Request
@@ -22,16 +23,14 @@ access = logging.getLogger("server.access")
 
 CLIENT_LEFT = 499  # as nginx counts them; nobody receives it
 
-Headers = list[tuple[bytes, bytes]]
 
-
-@dataclass
+@dataclass(slots=True)
 class Reply:
     """How far the response has come."""
 
     send: Send
+    connection: Connection | None = None
     status: int = 0
-    headers: Headers = field(default_factory=list)
 
     @property
     def started(self) -> bool:
@@ -49,6 +48,9 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """Sends everything."""
+        if self.connection is not None and self.connection.respond(status, headers, data):
+            self.status = status
+            return
         await self.start(status, headers)
         await self.body(data)
 
@@ -77,7 +79,7 @@ class HotRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         request = Request(self._desk, scope)
-        reply = Reply(send)
+        reply = Reply(send, scope.get(CONNECTION) if scope["method"] == "POST" else None)
         status = 0
         try:
             if scope["method"] != "POST":

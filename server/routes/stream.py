@@ -12,11 +12,12 @@ import orjson
 from starlette.types import Receive
 
 from server.answers import answer
+from server.connections import Headers
 from server.errors import Problem
 from server.jobs import Job
 from server.routes.body import ClientLeft
 from server.routes.classify import form_response, outcome
-from server.routes.hot import Headers, Reply
+from server.routes.hot import Reply
 from server.routes.request import Desk, Request
 from server.tally import Tally
 
