@@ -21,6 +21,10 @@ CEILING_PART = 0.8
 PUNCTUAL_BOUND = 0.95
 
 
+class NoCapacity(Exception):
+    """There is no capacity to take multiples of."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Requests per second: with the server pinned to the last rung, to the first, and with a null engine."""
@@ -28,6 +32,10 @@ class Limits:
     capacity: Found
     ceiling: Found
     null_ceiling: Found
+
+    def found(self) -> tuple[Found, ...]:
+        """In the order of rates()."""
+        return self.capacity, self.ceiling, self.null_ceiling
 
     def rates(self) -> dict[str, float]:
         """By the names that reports use."""
@@ -40,15 +48,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Load:
-    """A multiple of capacity, the rate that was really offered, and whether the ceiling is what bounds it."""
+    """A multiple of capacity, the rate that was really offered, and whether the ceiling is what bounds it.
+
+    `reached` is the multiple that the rate amounts to.
+    """
 
     multiple: float
     rate: float
     capped: bool
+    reached: float
 
     def __str__(self) -> str:
-        bound = f", bound by {CEILING_PART:.0%} of the ceiling" if self.capped else ", bound by the multiple"
-        return f"{self.multiple:g}×{bound}"
+        if not self.capped:
+            return f"{self.multiple:g}×, bound by the multiple"
+        return f"{self.multiple:g}×, bound by {CEILING_PART:.0%} of the ceiling: {self.reached:.2f}×"
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,12 @@ class OverloadFigures:
             for (name, early), late in pairs
             if drifted(early, late)
         ]
+        reasons += [
+            f"the {name} was not bracketed: {found}"
+            for limits in (self.before, self.after)
+            for name, found in zip(limits.rates(), limits.found(), strict=True)
+            if not found.bracketed
+        ]
         late_runs = sum(not row.summary.sender_kept_time for row in self.rows)
         return (*reasons, *([f"the sender stayed late in {late_runs} runs"] if late_runs else []))
 
@@ -104,6 +123,7 @@ class OverloadFigures:
                     "multiple": row.load.multiple,
                     "rate": row.load.rate,
                     "capped": row.load.capped,
+                    "reached": row.load.reached,
                     "seed": row.seed,
                     "repeats": row.repeats,
                     "cpu_us_per_request": row.cpu_us,
@@ -117,7 +137,12 @@ class OverloadFigures:
 def bounded_load(multiple: float, limits: Limits) -> Load:
     """The multiple of capacity, or 80 % of the front-end ceiling if that is less."""
     wanted, cap = multiple * limits.capacity.rate, CEILING_PART * limits.ceiling.rate
-    return Load(multiple, min(wanted, cap), wanted > cap)
+    rate = min(wanted, cap)
+    if not rate > 0:
+        raise NoCapacity(
+            "no rate passed: the server answers too few in time even when hardly anything is asked"
+        )
+    return Load(multiple, rate, wanted > cap, rate / limits.capacity.rate)
 
 
 def measure_limits(rig: Rig, rungs: int, when: str) -> Limits:
@@ -153,7 +178,10 @@ def _measure_loads(
 def bench_overload(
     rig: Rig, seeds: Sequence[int], seconds: float, multiples: Sequence[float] = MULTIPLES
 ) -> OverloadFigures:
-    """Limits, every load with every seed, limits again. Raises SenderLate where no rate passes."""
+    """Limits, every load with every seed, limits again.
+
+    Raises SenderLate or NoCapacity where there is nothing to measure by.
+    """
     model = rig.ladder()
     before = measure_limits(rig, len(model.rungs), "before")
     loads = [bounded_load(multiple, before) for multiple in multiples]

@@ -25,6 +25,11 @@ class Found:
     failing: float
     probes: tuple[tuple[float, float], ...] = field(default=())
 
+    @property
+    def bracketed(self) -> bool:
+        """A rate that passes and one that fails are both known."""
+        return self.rate > 0 and math.isfinite(self.failing)
+
     def __str__(self) -> str:
         above = "nothing failed" if math.isinf(self.failing) else f"{self.failing:.0f}/s failed"
         return f"{self.rate:.0f}/s ({above}, {len(self.probes)} probes)"

@@ -27,7 +27,15 @@ _NOT_A_MEASUREMENT = (
     "**Not a measurement**: run with --function-only, without the lock, perhaps beside other work. The figures "
     "show only that the bench works."
 )
-_KNOWN_FAILURES = (Busy, SenderLate, ServerFailed, NotAnAnswer, FileNotFoundError, ValueError)
+_KNOWN_FAILURES = (
+    Busy,
+    bench_overload.NoCapacity,
+    SenderLate,
+    ServerFailed,
+    NotAnAnswer,
+    FileNotFoundError,
+    ValueError,
+)
 
 
 def _numbers(text: str) -> list[float]:

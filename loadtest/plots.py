@@ -22,7 +22,8 @@ def _by_load(figures: OverloadFigures) -> dict[Load, list[Row]]:
 
 
 def _label(load: Load) -> str:
-    return f"{load.multiple:g}×{' (capped)' if load.capped else ''}\n{load.rate:.0f}/s"
+    reached = f"\n(capped: {load.reached:.2f}×)" if load.capped else ""
+    return f"{load.multiple:g}×\n{load.rate:.0f}/s{reached}"
 
 
 def _draw_shares(axes: Axes, groups: dict[Load, list[Row]]) -> None:
@@ -52,7 +53,7 @@ def _draw_mix(axes: Axes, groups: dict[Load, list[Row]], stages: Sequence[str]) 
         hatch="//",
     )
     axes.set_ylabel("last rung of the answer, % of all offered")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=len(stages) + 1, frameon=False)
 
 
 def _mean_share(rows: Sequence[Row], stage: str) -> float:

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from loadtest.bench_overload import Limits, bounded_load
+from loadtest.bench_overload import Limits, NoCapacity, OverloadFigures, bounded_load
 from loadtest.capacity import Found, drifted, highest_rate
+from loadtest.published import Published
 
 
 @pytest.mark.parametrize("guess", [120, 250, 480])
@@ -50,4 +51,29 @@ def test_a_load_is_bound_by_the_lesser_of_multiple_and_ceiling() -> None:
     limits = Limits(Found(100, 110), Found(200, 220), Found(900, 990))
     assert (bounded_load(1.5, limits).rate, bounded_load(1.5, limits).capped) == (150, False)
     assert (bounded_load(3, limits).rate, bounded_load(3, limits).capped) == (160, True)
-    assert "80% of the ceiling" in str(bounded_load(3, limits))
+    assert bounded_load(3, limits).reached == 1.6
+    assert "80% of the ceiling: 1.60×" in str(bounded_load(3, limits))
+
+
+def test_without_capacity_there_are_no_multiples() -> None:
+    with pytest.raises(NoCapacity):
+        bounded_load(1, Limits(Found(0, 10), Found(200, 220), Found(900, 990)))
+
+
+def overload(after: float, found: Found = Found(100, 110)) -> OverloadFigures:
+    before = Limits(found, Found(200, 220), Found(900, 990))
+    return OverloadFigures(
+        Published("tiny", "1", ()),
+        before,
+        Limits(Found(after, 2 * after), before.ceiling, before.null_ceiling),
+        (),
+    )
+
+
+def test_figures_between_limits_that_drifted_are_void() -> None:
+    assert overload(105).void == ()
+    assert overload(115).void == ("capacity drifted by 15.0 %, more than 10 %",)
+
+
+def test_figures_by_a_capacity_that_was_only_a_lower_bound_are_void() -> None:
+    assert "not bracketed" in overload(100, Found(100, math.inf)).void[0]
