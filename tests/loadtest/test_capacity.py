@@ -60,7 +60,10 @@ def test_without_capacity_there_are_no_multiples() -> None:
         bounded_load(1, Limits(Found(0, 10), Found(200, 220), Found(900, 990)))
 
 
-def overload(after: float, found: Found = Found(100, 110)) -> OverloadFigures:
+CAPACITY = Found(100, 110)
+
+
+def overload(after: float, found: Found = CAPACITY) -> OverloadFigures:
     before = Limits(found, Found(200, 220), Found(900, 990))
     return OverloadFigures(
         Published("tiny", "1", ()),
