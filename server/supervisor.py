@@ -167,6 +167,7 @@ class Supervisor:
         environment = {
             ENVIRONMENT_KEY: context.encode(),
             "PROMETHEUS_MULTIPROC_DIR": str(self._folder.metrics),
+            "ORT_DISABLE_TELEMETRY": "1",  # see backends/onnxruntime.py
             **dict.fromkeys(ONE_THREAD, "1"),
         }
         child.process = self._spawn(child.module, environment, (self._listener.fileno(),) if serves else ())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import numpy as np
-import onnxruntime
 
 from model_repo.repository import PublishedModel
 from server.engine.backends.protocol import Logits, Pixels, StageUnusable
+
+# From 1.29 on the official Linux builds report models and machine to their maker unless told not to before loading.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
 
 ERRORS_ONLY = 3
 

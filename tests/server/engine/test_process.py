@@ -277,3 +277,14 @@ def test_the_jobs_of_a_front_end_that_is_gone_are_dropped(start_engine, front_en
         lambda: isinstance(front_end.credit, Credit) and front_end.credit.first_answer_ns["tiny@1"] < 1e8
     )
     assert engine.process.poll() is None
+
+
+def test_the_runtime_is_told_to_send_nothing_to_its_maker(
+    start_engine, front_end, tiny, tmp_path, monkeypatch
+):
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    start_engine()
+    front_end.greet()
+    assert list((tmp_path / "t").iterdir()) == []
