@@ -15,6 +15,9 @@ RUN ?= $(RECIPE)
 ARGS ?=
 PIP_ARGS ?=
 
+# Importing onnxruntime makes a device id and queues events for its maker; only this variable stops that in time.
+export ORT_DISABLE_TELEMETRY := 1
+
 VENV := .venv
 BIN := $(VENV)/bin/
 PIP := $(BIN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)

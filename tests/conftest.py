@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before any test imports onnxruntime, which else makes a device id and queues events for its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 

@@ -203,6 +203,12 @@ def test_the_service_runs_unprivileged_on_a_read_only_root_without_torch(compose
     assert "No module named 'torch'" in imported.stderr
 
 
+def test_the_runtime_leaves_no_telemetry_behind(composed: Composed) -> None:
+    container = composed.inspect("server")["Id"]
+    found = run("docker", "exec", container, "find", "/tmp", "-name", "deviceid", "-o", "-name", ".ses")
+    assert (found.returncode, found.stdout) == (0, "")
+
+
 def test_stopping_the_service_ends_it_with_status_zero(composed: Composed) -> None:
     container = composed.inspect("server")["Id"]
     composed.compose("stop", "server")
