@@ -130,6 +130,8 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._in_headers = False
         self._in_body = False
+        self._upgrade_declined = False
+        self._body_left = 0
 
     @property
     def body_complete(self) -> bool:
@@ -176,10 +178,13 @@ class Connection(HttpToolsProtocol):
         """Feeds the parser, and looks after what takes too long or is too large."""
         if self.phase is Phase.CLOSING:
             return
+        if self._upgrade_declined:
+            self._take_body(data)
+            return
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # answered as plain HTTP; the parser is of no more use
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
             self._not_http()
@@ -242,6 +247,27 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Answers as plain HTTP. The parser ends where another protocol might begin, before the body.
+
+        Java's HTTP client, for one, offers HTTP/2 on each new connection, POSTs included.
+        """
+        self._upgrade_declined = True
+        self.cycle.keep_alive = False
+        lengths = [value for name, value in self.cycle.scope["headers"] if name == b"content-length"]
+        self._body_left = int(lengths[0]) if lengths else 0
+        if self._body_left:
+            self.cycle.more_body = self._in_body = True
+            self._take_body(rest)
+
+    def _take_body(self, data: bytes) -> None:
+        data = data[: self._body_left]
+        self._body_left -= len(data)
+        self._in_body = self._body_left > 0
+        if not self.cycle.response_complete:
+            self.cycle.more_body = self._in_body
+            self.on_body(data)
 
     def _next_phase(self) -> Phase:
         if self._in_headers:
