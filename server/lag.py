@@ -20,7 +20,13 @@ _RECOMPUTE_EVERY = 16
 class Lag:
     """Recent lateness in nanoseconds.
 
-    One stall is not a trend: of the ticks the second latest counts, of the answers the 98th percentile.
+    One stall is not a trend. What a busy loop takes off each request before it is stamped is the median of the
+    ticks; what answering may take is a high quantile, of the ticks or of the answers, whichever is larger.
+
+    Attributes:
+        loop_ns: median lateness of the recent ticks.
+        answering_ns: 98th percentile of the recent answers' lateness.
+        guard_ns: how long before the client's deadline an answer has to be on its way.
     """
 
     def __init__(self, answer_guard_ns: int) -> None:
@@ -28,6 +34,7 @@ class Lag:
         self._ticks: deque[int] = deque([0, 0], _TICKS)
         self._answers: deque[int] = deque([0], _ANSWERS)
         self._unread = 0
+        self._late_ticks_ns = 0
         self.loop_ns = 0
         self.answering_ns = 0
         self.guard_ns = answer_guard_ns
@@ -35,7 +42,9 @@ class Lag:
     def ticked(self, late_ns: int) -> None:
         """One tick of the loop came `late_ns` after its time."""
         self._ticks.append(max(0, late_ns))
-        self.loop_ns = sorted(self._ticks)[-2]
+        ordered = sorted(self._ticks)
+        self.loop_ns = ordered[len(ordered) // 2]
+        self._late_ticks_ns = ordered[-2]
         self._settle()
 
     def answered(self, late_ns: int) -> None:
@@ -49,5 +58,4 @@ class Lag:
             self._settle()
 
     def _settle(self) -> None:
-        # Waiting unstamped, plus answering, where the loop's lateness shows as well.
-        self.guard_ns = self._least_ns + self.loop_ns + max(self.loop_ns, self.answering_ns)
+        self.guard_ns = self._least_ns + self.loop_ns + max(self._late_ticks_ns, self.answering_ns)

@@ -1,0 +1,114 @@
+"""The door: who gets a permit, who is told what, and that permits are neither lost nor forged."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded
+from server.messages import Heartbeat
+from tests.server.parts import MS, SECOND, Parts
+
+
+@pytest.fixture
+def parts() -> Parts:
+    parts = Parts()
+    parts.engine_is_ready()
+    return parts
+
+
+def test_a_permit_is_counted_until_it_is_released(parts: Parts) -> None:
+    permit = parts.door.admit(parts.model, 0, SECOND)
+    assert parts.door.in_work == 1
+    permit.release()
+    assert parts.door.in_work == 0
+
+
+def test_a_permit_cannot_be_released_twice(parts: Parts) -> None:
+    permit = parts.door.admit(parts.model, 0, SECOND)
+    permit.release()
+    with pytest.raises(RuntimeError):
+        permit.release()
+    assert parts.door.in_work == 0
+
+
+def test_checking_takes_nothing(parts: Parts) -> None:
+    parts.door.check(parts.model, 0, SECOND)
+    assert parts.door.in_work == 0
+
+
+def test_no_more_than_the_setting_are_let_in(parts: Parts) -> None:
+    permits = [parts.door.admit(parts.model, 0, SECOND) for _ in range(10)]
+    with pytest.raises(Overloaded):
+        parts.door.admit(parts.model, 0, SECOND)
+    permits[0].release()
+    parts.door.admit(parts.model, 0, SECOND)
+
+
+def test_no_more_than_the_engine_s_credit_are_let_in(parts: Parts) -> None:
+    parts.engine_is_ready(jobs=1)
+    parts.door.admit(parts.model, 0, SECOND)
+    with pytest.raises(Overloaded):
+        parts.door.admit(parts.model, 0, SECOND)
+
+
+def test_a_deadline_before_the_first_answer_plus_the_guard_is_infeasible(parts: Parts) -> None:
+    parts.engine_is_ready(first_ns=10 * MS)
+    parts.clock.now = 5 * MS  # of the request's time has passed at the front end
+    with pytest.raises(Infeasible) as refusal:
+        parts.door.admit(parts.model, 0, 17 * MS)
+    assert refusal.value.extra["smallest_feasible_deadline_ms"] == 17.0
+    parts.door.admit(parts.model, 0, 17 * MS + 1)
+
+
+def test_the_front_end_s_own_lag_is_taken_off(parts: Parts) -> None:
+    parts.door.check(parts.model, 0, 10 * MS)
+    for _ in range(20):
+        parts.lag.ticked(8 * MS)
+    with pytest.raises(Infeasible):
+        parts.door.check(parts.model, 0, 10 * MS)
+
+
+def test_a_draining_service_lets_nobody_in(parts: Parts) -> None:
+    parts.door.draining = True
+    with pytest.raises(Draining):
+        parts.door.admit(parts.model, 0, SECOND)
+
+
+def test_a_draining_engine_is_a_draining_service(parts: Parts) -> None:
+    parts.view.heartbeat(Heartbeat("draining"), 0)
+    with pytest.raises(Draining):
+        parts.door.admit(parts.model, 0, 60 * SECOND)
+
+
+def test_before_any_engine_was_ready_it_is_not_ready() -> None:
+    with pytest.raises(NotReady, match="starting"):
+        Parts().door.admit(Parts().model, 0, SECOND)
+
+
+def test_without_an_engine_those_with_time_for_a_restart_are_let_in(parts: Parts) -> None:
+    parts.view.lost(0)
+    with pytest.raises(EngineLost) as refusal:
+        parts.door.admit(parts.model, 0, 3 * SECOND)
+    assert dict(refusal.value.headers())[b"retry-after"] == b"3"
+    parts.door.admit(parts.model, 0, 4 * SECOND)
+
+
+def test_a_silent_engine_gets_only_those_with_time(parts: Parts) -> None:
+    parts.clock.now = SECOND
+    with pytest.raises(EngineLost, match="does not respond"):
+        parts.door.admit(parts.model, SECOND, 2 * SECOND)
+    parts.door.admit(parts.model, SECOND, 9 * SECOND)
+
+
+def test_a_model_that_the_engine_does_not_serve_is_refused(parts: Parts) -> None:
+    parts.view.models = {}
+    with pytest.raises(NotReady, match="tiny@1"):
+        parts.door.admit(parts.model, 0, SECOND)
+
+
+def test_bodies_held_are_bounded(parts: Parts) -> None:
+    parts.door.take_bytes(256_000_000)
+    with pytest.raises(Overloaded):
+        parts.door.take_bytes(1)
+    parts.door.give_bytes(256_000_000)
+    assert parts.door.body_bytes == 0
