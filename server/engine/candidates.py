@@ -32,17 +32,21 @@ class Candidate:
 def best_candidate(state: State, now_ns: int) -> Candidate | None:
     """The launch to make now; None if none is possible or none is worth its time."""
     limits = secure_start(state) - now_ns, blocking_cap_ns(state, now_ns)
-    found: list[tuple[float, Candidate]] = []
+    found: list[Candidate] = []
     for name, queue in state.models.items():
         if queue.usable:
-            found += [(_score(state, c), c) for c in _secure_candidates(state, name, queue, now_ns)]
-            found += [(_score(state, c), c) for c in _deepen_candidates(state, name, queue, now_ns, limits)]
-    if not found:
+            found += [c for c in _first_rung(state, name, queue, now_ns) if _leaves_secure(state, c, now_ns)]
+            found += _deepen_candidates(state, name, queue, now_ns, limits)
+    return _best_of(state, found) or _save_the_earliest(state, now_ns)
+
+
+def _best_of(state: State, found: list[Candidate]) -> Candidate | None:
+    scored = [(_score(state, candidate), candidate) for candidate in found]
+    best_score = max((score for score, _ in scored), default=0.0)
+    if best_score <= 0:
         return None
-    best_score = max(score for score, _ in found)
     threshold = best_score * state.config.nearly_as_good
-    best = min((c for score, c in found if score >= threshold), key=lambda c: (c.ns, c.model, c.stage))
-    return best if best_score > 0 else None
+    return min((c for score, c in scored if score >= threshold), key=lambda c: (c.ns, c.model, c.stage))
 
 
 def _score(state: State, candidate: Candidate) -> float:
@@ -50,28 +54,36 @@ def _score(state: State, candidate: Candidate) -> float:
     return candidate.gain / candidate.ns - state.price
 
 
-def _secure_candidates(state: State, name: str, queue: ModelQueue, now_ns: int) -> list[Candidate]:
-    """The cheapest rung for the earliest deadlines, in batches that leave the others secure; the largest if
-    none does.
+def _first_rung(state: State, name: str, queue: ModelQueue, now_ns: int) -> list[Candidate]:
+    """The cheapest rung for the earliest deadlines, in every batch that makes them: never none, if anyone waits.
 
-    The earliest job can still make it alone, for the hopeless ones have just been taken out.
+    The earliest job can make it alone, for the hopeless ones have just been taken out.
     """
     if not queue.unanswered:
         return []
-    first, waiting = queue.ladder.first, len(queue.unanswered)
+    first = queue.ladder.first
     worth = queue.ladder.accuracy(1 << first)
     latest_ns = queue.unanswered[0][0] - state.config.guard_ns - now_ns
-    feasible: list[Candidate] = []
-    secure: list[Candidate] = []
-    for count in _batches(queue, waiting):
+    found: list[Candidate] = []
+    for count in _batches(queue, len(queue.unanswered)):
         ns = queue.latency.ns(first, count)
         if ns > latest_ns:
             break
-        candidate = Candidate(count * worth, ns, name, first, count=count)
-        feasible.append(candidate)
-        if secure_start(state, name, skip=count) >= now_ns + ns:
-            secure.append(candidate)
-    return secure or feasible[-1:]
+        found.append(Candidate(count * worth, ns, name, first, count=count))
+    return found
+
+
+def _leaves_secure(state: State, candidate: Candidate, now_ns: int) -> bool:
+    return secure_start(state, candidate.model, skip=candidate.count) >= now_ns + candidate.ns
+
+
+def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
+    """No launch saves everyone: the largest batch for the earliest deadline of all."""
+    waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
+    if not waiting:
+        return None
+    _, name, queue = min(waiting, key=lambda entry: entry[:2])
+    return _first_rung(state, name, queue, now_ns)[-1]
 
 
 def _deepen_candidates(

@@ -4,10 +4,10 @@ Knows numbers only; profiling and files are in profile.py. Pure: the policy and 
 
 The estimate is profile × factor + jitter. `jitter` is what any launch may lose to the operating system,
 however short it is; without it the scatter of 0.1 ms launches would inflate the estimate of 5 ms ones. The
-factor is a high quantile of (measured − jitter) / profile, pooled over all cells, times a boost. A miss
-raises the boost at once, at most twofold: a single stall of the machine (they come several times a second)
-must not price every deep stage out of the schedule, while a device that has become ten times slower is known
-as such after four launches.
+factor is a high quantile of (measured − jitter) / profile, pooled over all cells, or what a recent miss has
+raised it to: at once, at most twofold, and sinking again with every launch that keeps its time. Twofold,
+because a single stall of the machine (they come several times a second) must not price every deep stage out
+of the schedule, while a device that has become ten times slower is known as such after four launches.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from itertools import pairwise
 
 QUANTILE = 0.99
 WINDOW = 512
-FIRST_FACTOR = 1.3  # until WARM measurements are in: a handful of profile samples does not show the tail
+FIRST_FACTOR = 1.3  # at least, until WARM measurements are in: a handful of samples does not show the tail
 WARM = 50
+FEW = 5
 JITTER_NS = 100_000
-BOOST_DECAY = 0.95
+DECAY = 0.95
 
 
 def buckets_up_to(max_batch: int) -> list[int]:
@@ -50,13 +51,17 @@ class LatencyTable:
         self._jitter_ns = jitter_ns
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
-        self._boost = 1.0
+        self._raised = 0.0
         self._quantile = FIRST_FACTOR
         self._factor = FIRST_FACTOR
 
     def ns(self, stage: int, batch: int) -> int:
         """High estimate of a launch of `batch` images: it may be promised."""
         return int(self._base[stage][batch] * self._factor) + self._jitter_ns
+
+    def profiled_ns(self, stage: int, batch: int) -> int:
+        """As it was on an undisturbed device."""
+        return int(self._base[stage][batch]) + self._jitter_ns
 
     def typical_ns(self, stage: int, batch: int) -> int:
         """The median, as far as it is known."""
@@ -72,11 +77,24 @@ class LatencyTable:
         """Learn from a finished launch."""
         ratio = max(duration_ns - self._jitter_ns, 0) / self._base[stage][batch]
         if ratio > self._factor:
-            self._boost = min(ratio / self._quantile, 2.0 * self._boost)
+            self._raised = min(ratio, 2.0 * self._factor)
         else:
-            self._boost = max(1.0, self._boost * BOOST_DECAY)
+            self._raised *= DECAY
         self._remember(ratio)
-        self._factor = self._quantile * self._boost
+        self._factor = max(self._quantile, self._raised)
+
+    def relax(self) -> None:
+        """Forget the worst of what was measured.
+
+        For when the estimate has all work refused: nothing runs any more, so that a device which has recovered would
+        never be found out.
+        """
+        worst = max(1, len(self._sorted) // 10)
+        self._sorted = self._sorted[:-worst]
+        self._recent = deque(self._sorted)
+        self._quantile = self._high_quantile()
+        self._raised *= DECAY
+        self._factor = max(self._quantile, self._raised)
 
     def best_batch(self, stage: int, tolerance: float = 0.05) -> int:
         """The smallest batch whose cost per image is within `tolerance` of the lowest; larger ones only block."""
@@ -89,9 +107,14 @@ class LatencyTable:
         insort(self._sorted, ratio)
         if len(self._recent) > WINDOW:
             del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
+        self._quantile = self._high_quantile()
+
+    def _high_quantile(self) -> float:
+        """Of few measurements a lower one: a stall among the first must not stand for the device."""
         count = len(self._sorted)
-        high = self._sorted[min(int(count * QUANTILE), count - 1)]
-        self._quantile = max(high, 0.5) if count >= WARM else max(high, FIRST_FACTOR)
+        if count >= WARM:
+            return max(self._sorted[min(int(count * QUANTILE), count - 1)], 0.5)
+        return max(self._sorted[int((count - 1) * 0.9)], FIRST_FACTOR) if count >= FEW else FIRST_FACTOR
 
 
 def _interpolate(cells: Mapping[int, float], max_batch: int) -> Sequence[float]:

@@ -102,9 +102,18 @@ def _arrived(state: State, job: Job, now_ns: int) -> list[Instruction]:
     alone_ns = free_at_ns + queue.first_ns + state.config.guard_ns
     if alone_ns > job.deadline_ns or secure_start(state) < free_at_ns:
         queue.remove(waiting)
-        return [Reject(job.key, first_answer_ns(state, job.model, now_ns))]
+        feasible_ns = first_answer_ns(state, job.model, now_ns)
+        _doubt_estimate(state, queue, job.deadline_ns - now_ns)
+        return [Reject(job.key, feasible_ns)]
     state.jobs[job.key] = waiting
     return []
+
+
+def _doubt_estimate(state: State, queue: ModelQueue, budget_ns: int) -> None:
+    """An idle device refuses what it once could do: let the estimate sink, or nothing will ever be measured again."""
+    idle = state.outstanding is None and not state.jobs
+    if idle and budget_ns >= queue.latency.profiled_ns(queue.ladder.first, 1) + state.config.guard_ns:
+        queue.latency.relax()
 
 
 def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instruction]:

@@ -161,6 +161,20 @@ def test_budgets_that_nothing_could_meet_do_not_shorten_the_blocking_cap():
     assert device.outcome("patient") == "deepest"
 
 
+def test_a_device_that_was_slow_for_a_while_is_found_out_again_though_all_was_refused():
+    slow = True
+    device = one_model(duration=lambda launch: launch.expected_ns * 3 if slow else int(0.25 * MS))
+    for key in range(100):
+        device.arrive(Job(key, "m", device.now + 2 * MS))
+        device.run(device.now + 5 * MS)
+    assert device.outcomes[99] == ["rejected"]
+    slow = False
+    for key in range(100, 400):
+        device.arrive(Job(key, "m", device.now + 2 * MS))
+        device.run(device.now + 5 * MS)
+    assert device.answered_at[399] <= device.jobs[399].deadline_ns
+
+
 def test_tight_traffic_of_long_ago_does_not_keep_a_patient_job_from_a_long_launch():
     device = one_model(costs=(0.2, 0.8, 30.0))
     for key in range(40):
