@@ -222,10 +222,13 @@ def render(figures: OverloadFigures) -> str:
     top = max(row.load.multiple for row in figures.rows)
     worst = figures.worst_in_time(top)
     verdict = "holds" if worst >= PUNCTUAL_BOUND else "**does not hold**"
+    if figures.void:
+        verdict = "void"
     void = [f"**VOID: {reason}.**" for reason in figures.void]
     rows = [figures_row(str(row.load), str(row.seed), row.summary, row.repeats) for row in figures.rows]
     lines = [
         *void,
+        *([""] if void else []),
         (
             f"Model {figures.model.name}@{figures.model.version}, ladder {', '.join(figures.model.stage_names)}; "
             f"deadline {DEADLINE_MS:.0f} ms; Poisson arrivals for "

@@ -5,6 +5,7 @@ Builds what a bench needs, takes the lock, and writes what comes out; measures n
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -240,6 +241,16 @@ def _permission(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """At SIGTERM the servers that were started are stopped, as at Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _publish(
     options: argparse.Namespace, report: str, figures: dict[str, Any], machine: dict[str, Any]
 ) -> None:
@@ -259,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.raw or RUNS / time.strftime("%Y%m%d-%H%M%S")
     machine = describe_machine()
     try:
-        with _permission(options):
+        with _ending_in_order(), _permission(options):
             text, figures, usable = _COMMANDS[options.command](options, folder)
     except _KNOWN_FAILURES as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
