@@ -27,10 +27,11 @@ def open_session(graph: Path) -> ort.InferenceSession:
 
 
 def build_app(folder: Path) -> FastAPI:
-    """An app that serves full.onnx of a model version's folder."""
+    """An app that serves the last rung, the full net, of a model version's folder."""
     manifest = json.loads((folder / "manifest.json").read_text())
     height, width, labels = manifest["input"]["height"], manifest["input"]["width"], manifest["labels"]
-    session = open_session(folder / "full.onnx")
+    last = manifest["stages"][-1]
+    session = open_session(folder / last["file"])
     name = session.get_inputs()[0].name
     app = FastAPI()
 
@@ -51,8 +52,8 @@ def build_app(folder: Path) -> FastAPI:
             "label": labels[index],
             "index": index,
             "probability": float(shares[index] / shares.sum()),
-            "stages_run": ["full"],
-            "stage": {"name": "full"},
+            "stages_run": [last["name"]],
+            "stage": {"name": last["name"]},
         }
 
     return app
