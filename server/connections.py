@@ -5,9 +5,11 @@ protocol what that lacks: a limit on the time and size of headers, a cap on conn
 documents for bytes that are no HTTP, and a call when a client leaves, so that no task has to watch for it. One
 periodic sweep does the work of a timer per connection.
 
-A connection is in one phase: HEADERS (from its first byte, or from connecting, until the headers are complete), BUSY (a
-request is being answered), DISCARD (answered before its body had come: the rest is read and dropped, else the
+A connection is in one phase: HEADERS (from its first byte, or from connecting, until the headers are complete),
+BUSY (a request is being answered), DISCARD (answered before its body had come: the rest is read and dropped, else the
 client would see a reset instead of the answer), IDLE (kept alive), CLOSING (told to go; its bytes are ignored).
+Whatever the phase, a client that does not read what is written to it is cut off after the same time as one that
+does not finish its headers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import httptools
@@ -78,6 +81,7 @@ class Doorman:
         }
         # Insertion order is order of time, so a sweep looks only at those whose time is up.
         self._since: dict[Phase, dict[Connection, int]] = {phase: {} for phase in self._limits}
+        self._not_reading: dict[Connection, int] = {}
 
     def watch(self, connection: Connection, phase: Phase) -> None:
         """From now on `connection` is in `phase`."""
@@ -89,9 +93,18 @@ class Doorman:
         if after is not None:
             after[connection] = self.clock()
 
+    def not_reading(self, connection: Connection) -> None:
+        """The client does not read its answer as fast as it is written."""
+        self._not_reading[connection] = self.clock()
+
+    def reading(self, connection: Connection) -> None:
+        """It has caught up."""
+        self._not_reading.pop(connection, None)
+
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
         self.watch(connection, Phase.BUSY)
+        self.reading(connection)
 
     def count(self, phase: Phase) -> int:
         """Connections being waited for in a phase."""
@@ -99,15 +112,18 @@ class Doorman:
 
     def sweep(self) -> None:
         """Sends away those whose time is up."""
-        now = self.clock()
         for phase, since in self._since.items():
-            limit = self._limits[phase]
-            while since:
-                connection, start = next(iter(since.items()))
-                if now - start < limit:
-                    break
-                del since[connection]
+            for connection in self._overdue(since, self._limits[phase]):
                 connection.time_is_up()
+        for connection in self._overdue(self._not_reading, self._limits[Phase.DISCARD]):
+            connection.transport.abort()
+
+    def _overdue(self, since: dict[Connection, int], limit_ns: int) -> list[Connection]:
+        start_ns = self.clock() - limit_ns
+        overdue = list(takewhile(lambda connection: since[connection] <= start_ns, since))
+        for connection in overdue:
+            del since[connection]
+        return overdue
 
 
 class Connection(HttpToolsProtocol):
@@ -234,6 +250,16 @@ class Connection(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         else:
             self.doorman.watch(self, self._next_phase())
+
+    def pause_writing(self) -> None:
+        """More is waiting to be read by the client than the transport likes to hold."""
+        super().pause_writing()
+        self.doorman.not_reading(self)
+
+    def resume_writing(self) -> None:
+        """The client has read most of it."""
+        super().resume_writing()
+        self.doorman.reading(self)
 
     def time_is_up(self) -> None:
         """The sweep's call: the client took too long for the phase it is in."""

@@ -23,6 +23,7 @@ class FrontEndProcess:
 
     def __init__(self, runtime_dir: Path, models_dir: Path, **settings: Any) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # a slow reader is soon noticed
         self.port: int = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         metrics_dir = runtime_dir / "metrics"
