@@ -219,7 +219,10 @@ def render(figures: ServeFigures) -> str:
     sound = figures.failures == 0 and figures.difference_ms <= BOUND_MS
     lines = [
         f"Model {figures.model.name}@{figures.model.version}; launch p50 of one image, ms: {rungs}.",
-        f"{figures.requests} sequential requests to each server, {figures.failures} failed or lacked a rung; p50 in ms.",
+        (
+            f"{figures.requests} sequential requests to each server, {figures.failures} failed or lacked a rung; "
+            "p50 in ms."
+        ),
         "",
         markdown(("Pair of blocks", "Bare", "Stream to its end", "Less bare and other stages"), rows),
         "",
