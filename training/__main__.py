@@ -11,13 +11,14 @@ from typing import get_args
 from model_repo.export import ParityError
 from model_repo.repository import RepositoryError
 from training import recipes
+from training.busy import busy_machine
 from training.checkpoint import CheckpointError
 from training.data import load
 from training.loop import DivergedError, Precision
 from training.parts import DataError, split
 from training.publish import Ladder, Target, Trained, next_version, publish
 from training.recipes import UnknownRecipeError
-from training.run import Run, RunOptions, StopRequestedError, busy_machine
+from training.run import Run, RunOptions, StopRequestedError
 
 RUNS = Path("runs")
 

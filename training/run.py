@@ -11,13 +11,11 @@ Knows the order of things; the steps themselves are in loop, evaluate and checkp
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,18 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from model_repo.calibration import accuracy, nll
 from model_repo.fractalnet import stages
+from model_repo.pooling import log_softmax
 from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.evaluate import Pixels, logits, reestimate
 from training.loop import Precision, Trainer, choose_hardware
 from training.parts import Dataset, Part, Splits, split
 from training.recipe import Recipe
+
+GLANCES = ("validation_accuracy", "validation_loss", "training_loss")
+"""What the log has of every stage at a glance; losses are mean negative log-likelihoods, augmentation off."""
 
 STATISTICS_IMAGES = 5_000
 """Training images over which the final batch-norm statistics are averaged; 1,000 for the glances in between."""
@@ -47,14 +50,16 @@ class StopRequestedError(Exception):
 class RunOptions:
     """How a run is carried out.
 
-    `minutes`: stop cleanly after so long; `evaluate_every`: epochs between glances at validation accuracy;
-    `precision`: of a new run; a resumed one keeps its own, since that is part of its result.
+    `minutes`: stop cleanly after so long; `evaluate_every`: epochs between glances at every stage;
+    `precision`: of a new run; a resumed one keeps its own, since that is part of its result;
+    `one_bar`: a single progress bar over all epochs, for small data whose epochs last a second.
     """
 
     folder: Path
     minutes: float | None = None
     evaluate_every: int = 5
     precision: Precision = "auto"
+    one_bar: bool = False
 
 
 class Run:
@@ -82,10 +87,10 @@ class Run:
             StopRequestedError: `stop_asked` said so or the minutes are over; a checkpoint is written.
         """
         begun = time.monotonic()
-        with SummaryWriter(self.options.folder / "tensorboard") as board:
+        with SummaryWriter(self.options.folder / "tensorboard") as board, self._whole_bar() as whole:
             while self.trainer.epoch < self.recipe.epochs:
                 started = time.monotonic()
-                for _ in self._with_bar(self.trainer.rest_of_epoch()):
+                for _ in self._with_bar(self.trainer.rest_of_epoch(), whole):
                     if stop_asked() or self._over(begun):
                         self._save()
                         raise StopRequestedError(f"stopped at step {self.trainer.step}, checkpoint written")
@@ -95,17 +100,31 @@ class Run:
     def _over(self, begun: float) -> bool:
         return self.options.minutes is not None and time.monotonic() - begun > self.options.minutes * 60
 
-    def _with_bar(self, steps: Iterator[int]) -> Iterator[int]:
+    def _whole_bar(self) -> Any:
+        """The progress bar of the whole run, with the time that remains."""
+        trainer, silent = self.trainer, not self.options.one_bar
+        return tqdm(
+            total=trainer.total_steps, initial=trainer.step, desc="training", unit="batch", disable=silent
+        )
+
+    def _with_bar(self, steps: Iterator[int], whole: Any) -> Iterator[int]:
         trainer = self.trainer
         title = f"epoch {trainer.epoch + 1}/{self.recipe.epochs}"
         done = trainer.step % trainer.steps_per_epoch
         with tqdm(
-            total=trainer.steps_per_epoch, initial=done, desc=title, unit="batch", mininterval=1
+            total=trainer.steps_per_epoch,
+            initial=done,
+            desc=title,
+            unit="batch",
+            mininterval=1,
+            disable=self.options.one_bar,
         ) as bar:
             for step in steps:
                 bar.update()
+                whole.update()
                 if step % 20 == 0:
-                    bar.set_postfix({kind: f"{loss:.3f}" for kind, loss in trainer.progress.losses.items()})
+                    shown = whole if self.options.one_bar else bar
+                    shown.set_postfix({kind: f"{loss:.3f}" for kind, loss in trainer.progress.losses.items()})
                 yield step
 
     def _log_epoch(self, board: SummaryWriter, seconds: float) -> None:
@@ -116,22 +135,35 @@ class Run:
             "loss": self.trainer.progress.losses,
         }
         if epoch % self.options.evaluate_every == 0 or epoch == self.recipe.epochs:
-            line["validation_accuracy"] = self._glance()
+            line |= self._glance()
             tqdm.write(
                 f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in line["validation_accuracy"].items())
             )
         with (self.options.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
-        for group in ("loss", "validation_accuracy"):
+        for group in ("loss", *GLANCES):
             for name, value in line.get(group, {}).items():
                 board.add_scalar(f"{group}/{name}", value, epoch)
 
-    def _glance(self) -> dict[str, float]:
-        """Validation accuracy of every stage on 1,000 images, with statistics of 1,000 training images."""
-        part = self.splits.validation.take(np.arange(min(1000, len(self.splits.validation))))
-        outputs, _ = self._measure({"validation": part}, statistics_images=1000)
-        truth = part.labels
-        return {name: float((o["validation"].argmax(1) == truth).mean()) for name, o in outputs.items()}
+    def _glance(self) -> dict[str, dict[str, float]]:
+        """Validation accuracy and loss of every stage on 1,000 images, and its loss on 1,000 training images.
+
+        Every stage runs with batch statistics of its own, over those training images: with the shared running ones
+        the curve of a column is noise.
+        """
+        parts = {
+            "validation": self.splits.validation.take(np.arange(min(1000, len(self.splits.validation)))),
+            "training": self.splits.train.take(np.arange(min(1000, len(self.splits.train)))),
+        }
+        outputs, _ = self._measure(parts, statistics_images=1000)
+        found: dict[str, dict[str, float]] = {group: {} for group in GLANCES}
+        for name, rows in outputs.items():
+            probabilities = {part: np.exp(log_softmax(values)) for part, values in rows.items()}
+            truth = parts["validation"].labels
+            found["validation_accuracy"][name] = accuracy(probabilities["validation"], truth)
+            found["validation_loss"][name] = nll(probabilities["validation"], truth)
+            found["training_loss"][name] = nll(probabilities["training"], parts["training"].labels)
+        return found
 
     # --- the end of a run ---------------------------------------------------------------------------------------
 
@@ -218,15 +250,3 @@ def code_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
-
-
-@contextmanager
-def busy_machine(lock: Path) -> Iterator[None]:
-    """Hold the lock that benchmarks respect: nothing is measured beside a training run.
-
-    Several runs may train at once (a shared lock); a benchmark in progress is waited for.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
