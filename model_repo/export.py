@@ -55,7 +55,8 @@ class TrainedStage:
     """One stage of a trained net, ready to become a graph.
 
     Attributes:
-        statistics: batch-norm buffers of this stage, by buffer name.
+        statistics: what this stage has of its own, by name in the net: batch-norm buffers, and weights where a
+            stage was given its own.
         mean, std: per channel, of images in [0, 1]; float32 [channels].
     """
 
@@ -67,17 +68,18 @@ class TrainedStage:
     std: Tensor
 
     def with_statistics(self) -> FractalNet:
-        """A copy of the net, in evaluation mode, that bears this stage's statistics."""
+        """A copy of the net, in evaluation mode, that bears this stage's statistics and weights."""
         own = copy.deepcopy(self.net).eval()
-        buffers = dict(own.named_buffers())
-        for name, value in self.statistics.items():
-            buffers[name].copy_(value)
+        tensors = dict(own.named_buffers()) | dict(own.named_parameters())
+        with torch.no_grad():
+            for name, value in self.statistics.items():
+                tensors[name].copy_(value)
         return own
 
     def folded(self) -> FractalNet:
         """The same with batch norm inside the convolutions. Other kinds of layer stay as they are."""
         own = self.with_statistics()
-        for layer in own.layers_of(self.subnetwork):
+        for layer in (part for outer in own.layers_of(self.subnetwork) for part in outer.modules()):
             if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.BatchNorm2d):
                 layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
                 layer.norm = nn.Identity()

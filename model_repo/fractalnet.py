@@ -1,12 +1,7 @@
-"""FractalNet (Larsson, Maire, Shakhnarovich, ICLR 2017): the network and its subnetworks.
+"""FractalNet (Larsson, Maire, Shakhnarovich, ICLR 2017): the network, evaluated along any of its subnetworks.
 
-Knows the expansion rule, the joins and which subnetworks (columns, joined prefixes, drop-path samples) exist.
-Must not know anything of data, training or serving.
-
-The rule (paper, section 2): f_1(z) = conv(z); f_{C+1}(z) = (f_C ∘ f_C)(z) ⊕ conv(z), where ⊕ is the element-wise
-mean and neighbouring joins collapse into one. Unrolled, a block of C columns has R = 2^(C-1) rows; column k
-(1 = shallowest) has a layer that ends at every row divisible by 2^(C-k), and row r ends in a join of all columns
-that have a layer ending there. Every layer of column k reads the join at the row where column k's last layer ended.
+Knows blocks and joins; the expansion rule and the subnetworks are in `subnetworks`, single layers in `layers`. Must
+not know anything of data, training or serving.
 
 A *subnetwork* says which inputs every join keeps. Joins are evaluated on demand, from the last row backwards, so
 nothing is computed for what is dropped, and a dropped input counts as absent from the mean, not as zero.
@@ -14,197 +9,132 @@ nothing is computed for what is dropped, and a dropped input counts as absent fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Join = tuple[int, ...]
-"""The columns (1 = shallowest) that a join keeps, ascending."""
+from model_repo.layers import LAYERS, ConvLayer, ImageNetStem, LayerFactory, projection, xavier_fan_in
+from model_repo.residual import ResidualBlock
+from model_repo.subnetworks import (
+    BlockPaths,
+    FractalConfig,
+    Join,
+    Subnetwork,
+    column,
+    demanded_rows,
+    full,
+    join_members,
+    joined,
+    layer_span,
+    stage_depth,
+    stages,
+)
 
-BlockPaths = tuple[Join, ...]
-"""The join of every row 1…R of one block, at index row - 1."""
-
-Subnetwork = tuple[BlockPaths, ...]
-"""One BlockPaths per block."""
-
-LayerFactory = Callable[[int, int, float], nn.Module]
-"""(input channels, output channels, dropout probability) -> a module that keeps height and width."""
-
-
-@dataclass(frozen=True)
-class FractalConfig:
-    """The one description of a net; a checkpoint stores it.
-
-    Attributes:
-        columns: C ≥ 1, columns per block.
-        channels: output channels of every block; its length is B, the number of blocks.
-        classes: number of classes, ≥ 2.
-        input_size: height and width of the square input in pixels; every block halves it (rounded down).
-        input_channels: 3 for RGB.
-        dropout: dropout probability inside the layers of every block; empty means none.
-    """
-
-    columns: int
-    channels: tuple[int, ...]
-    classes: int
-    input_size: int = 32
-    input_channels: int = 3
-    dropout: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if the description fits no network."""
-        if self.columns < 1 or not self.channels or min(self.channels) < 1 or self.classes < 2:
-            raise ValueError(f"a net needs columns >= 1, channels >= 1 per block and classes >= 2: {self}")
-        if self.dropout and len(self.dropout) != self.blocks:
-            raise ValueError(f"{len(self.dropout)} dropout probabilities for {self.blocks} blocks")
-        if self.input_size >> self.blocks < 1:
-            raise ValueError(f"{self.blocks} blocks of pooling leave nothing of {self.input_size} pixels")
-
-    @property
-    def blocks(self) -> int:
-        """B, the number of blocks."""
-        return len(self.channels)
-
-    @property
-    def rows(self) -> int:
-        """Rows of one block: the depth of its deepest column, 2^(C-1)."""
-        return 1 << (self.columns - 1)
-
-    @property
-    def depth(self) -> int:
-        """Layers on the longest path, without the head: B·2^(C-1) (section 2)."""
-        return self.blocks * self.rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration in plain types, for a checkpoint."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FractalConfig:
-        """The inverse of `to_dict`. Raises TypeError for unknown keys, ValueError for impossible nets."""
-        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**plain)
-
-
-def layer_span(config: FractalConfig, column: int) -> int:
-    """Rows that one layer of `column` spans: 2^(C-k)."""
-    return 1 << (config.columns - column)
-
-
-def join_members(config: FractalConfig, row: int) -> Join:
-    """All columns that have a layer ending at `row` (1…R)."""
-    return tuple(k for k in range(1, config.columns + 1) if row % layer_span(config, k) == 0)
-
-
-def column(config: FractalConfig, k: int) -> Subnetwork:
-    """Column k alone: a plain network of depth B·2^(k-1).
-
-    Rows at which column k has no layer keep all their members; no path asks for them.
-    """
-    _check_column(config, k)
-    return _every_block(config, lambda members: (k,) if k in members else members)
-
-
-def joined(config: FractalConfig, k: int) -> Subnetwork:
-    """Columns 1…k together, the rest dropped: the smaller fractal f_k inside the net."""
-    _check_column(config, k)
-    return _every_block(config, lambda members: tuple(m for m in members if m <= k) or members)
-
-
-def full(config: FractalConfig) -> Subnetwork:
-    """The whole network, every join complete (= joined C)."""
-    return joined(config, config.columns)
-
-
-def _check_column(config: FractalConfig, k: int) -> None:
-    if not 1 <= k <= config.columns:
-        raise ValueError(f"no column {k}: the net has columns 1 to {config.columns}")
-
-
-def _every_block(config: FractalConfig, keep: Callable[[Join], Join]) -> Subnetwork:
-    block = tuple(keep(join_members(config, row)) for row in range(1, config.rows + 1))
-    return (block,) * config.blocks
-
-
-def stages(config: FractalConfig) -> dict[str, Subnetwork]:
-    """Every stage that a net has, by its name: column1 … columnC, joined2 … joined(C-1), full."""
-    named = {f"column{k}": column(config, k) for k in range(1, config.columns + 1)}
-    named |= {f"joined{k}": joined(config, k) for k in range(2, config.columns)}
-    if config.columns > 1:
-        named["full"] = full(config)
-    return named
-
-
-def stage_depth(config: FractalConfig, name: str) -> int:
-    """Layers on the longest path of the stage called `name`, without the head."""
-    if name == "full":
-        return config.depth
-    k = int(name.removeprefix("column").removeprefix("joined"))
-    return config.blocks * (1 << (k - 1))
-
-
-class ConvLayer(nn.Module):
-    """3x3 convolution → (dropout) → batch norm → ReLU (section 3.3): the layer of the paper's nets.
-
-    The convolution has no bias, since batch norm has one. Weights are Caffe's Xavier (uniform, fan-in only), as the
-    authors used.
-    """
-
-    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
-        xavier_fan_in(self.conv.weight)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, h, w]."""
-        return F.relu(self.norm(self.dropout(self.conv(z))))
-
-
-def xavier_fan_in(weight: Tensor) -> None:
-    """Fill in place: uniform in ±sqrt(3 / fan-in), Caffe's reading of Xavier."""
-    bound = (3.0 / weight[0].numel()) ** 0.5
-    nn.init.uniform_(weight, -bound, bound)
+__all__ = [
+    "BlockPaths",
+    "ConvLayer",
+    "Cost",
+    "FractalBlock",
+    "FractalConfig",
+    "FractalNet",
+    "Join",
+    "LayerFactory",
+    "ResidualBlock",
+    "Subnetwork",
+    "column",
+    "cost",
+    "demanded_rows",
+    "full",
+    "join",
+    "join_members",
+    "joined",
+    "layer_span",
+    "stage_depth",
+    "stages",
+]
 
 
 class FractalBlock(nn.Module):
-    """One block f_C, its 2x2 max-pool included: every column is pooled, then the join spans them all."""
+    """One block f_C, its 2x2 max-pool included: every column is pooled, then the join spans them all.
+
+    Where columns differ in width a join is as wide as its widest member, and thinner members are widened before it,
+    after the pool if there is one, where that is cheaper.
+    """
 
     def __init__(self, config: FractalConfig, index: int, layer: LayerFactory) -> None:
         super().__init__()
-        inputs = config.channels[index - 1] if index else config.input_channels
-        outputs = config.channels[index]
-        dropout = config.dropout[index] if config.dropout else 0.0
         self.rows = config.rows
-        self.spans = {k: layer_span(config, k) for k in range(1, config.columns + 1)}
-        self.layers = nn.ModuleDict()
+        self.pools = config.last_pool or index < config.blocks - 1
+        columns = [config.columns] if config.family == "plain" else range(1, config.columns + 1)
+        self.spans = {k: layer_span(config, k) for k in columns}
+        outputs = config.channels[index]
+        inputs = block_inputs(config, index)
+        self.widen = (
+            ConvLayer(inputs, outputs, kernel=1) if config.widening and index and inputs != outputs else None
+        )
+        dropout = config.dropout[index] if config.dropout else 0.0
+        self.dropout = nn.Dropout2d(dropout) if dropout and config.dropout_per == "block" else None
+        per_layer = 0.0 if self.dropout else dropout
+        self._widths = {
+            row: max(config.width(index, k) for k in join_members(config, row))
+            for row in range(1, self.rows + 1)
+        } | {0: outputs if self.widen else inputs}
+        self.layers, self.projections = nn.ModuleDict(), nn.ModuleDict()
         for k, span in self.spans.items():
+            width = config.width(index, k)
             for row in range(span, self.rows + 1, span):
-                self.layers[_layer_key(k, row)] = layer(inputs if row == span else outputs, outputs, dropout)
+                make = _PointwiseLayer if _is_pointwise(config, k, row - span) else layer
+                self.layers[_layer_key(k, row)] = make(self._widths[row - span], width, per_layer)
+                if width != self._widths[row]:
+                    self.projections[_layer_key(k, row)] = projection(width, self._widths[row])
 
     def forward(self, z: Tensor, paths: BlockPaths) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, h // 2, w // 2], along `paths` only."""
-        values: dict[int, Tensor] = {0: z}
+        """[n, inputs, h, w] -> [n, outputs, h // 2, w // 2], along `paths` only; without a pool h, w stay."""
+        values: dict[int, Tensor] = {0: self.widen(z) if self.widen else z}
         for row in demanded_rows(self.spans, paths):
-            inputs = [self.layers[_layer_key(k, row)](values[row - self.spans[k]]) for k in paths[row - 1]]
-            if row == self.rows:
-                inputs = [F.max_pool2d(value, 2) for value in inputs]
-            values[row] = join(inputs)
-        return values[self.rows]
+            values[row] = join([self._branch(k, row, values[row - self.spans[k]]) for k in paths[row - 1]])
+        last = values[self.rows]
+        return self.dropout(last) if self.dropout else last
+
+    def _branch(self, k: int, row: int, z: Tensor) -> Tensor:
+        key = _layer_key(k, row)
+        value: Tensor = self.layers[key](z)
+        if row == self.rows and self.pools:
+            value = F.max_pool2d(value, 2)
+        return self.projections[key](value) if key in self.projections else value
+
+    def layers_on(self, paths: BlockPaths) -> Iterator[nn.Module]:
+        """The layers and projections that `paths` computes, in the order of computation."""
+        if self.widen:
+            yield self.widen
+        for row in demanded_rows(self.spans, paths):
+            for key in (_layer_key(k, row) for k in paths[row - 1]):
+                yield self.layers[key]
+                if key in self.projections:
+                    yield self.projections[key]
 
 
-def demanded_rows(spans: dict[int, int], paths: BlockPaths) -> list[int]:
-    """The rows whose joins the last row needs, directly or not, in ascending order."""
-    needed = {len(paths)}
-    for row in range(len(paths), 0, -1):
-        if row in needed:
-            needed |= {row - spans[k] for k in paths[row - 1]}
-    return sorted(needed - {0})
+class _PointwiseLayer(ConvLayer):
+    """A ConvLayer whose convolution is 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__(inputs, outputs, dropout, kernel=1)
+
+
+def _is_pointwise(config: FractalConfig, k: int, read_row: int) -> bool:
+    """Whether column k's layer that reads `read_row` (0 is the block's input) is 1x1."""
+    reads_join = read_row == 0 or len(join_members(config, read_row)) > 1
+    return config.pointwise and k > 1 and reads_join
+
+
+def block_inputs(config: FractalConfig, index: int) -> int:
+    """Channels that the 0-based block `index` reads."""
+    if index:
+        return config.channels[index - 1]
+    return ImageNetStem.outputs if config.stem == "imagenet" else config.input_channels
 
 
 def join(inputs: Sequence[Tensor]) -> Tensor:
@@ -220,17 +150,26 @@ def _layer_key(k: int, row: int) -> str:
 
 
 class FractalNet(nn.Module):
-    """B fractal blocks and one linear head, shared by the full network and every subnetwork.
+    """B blocks and one linear head, shared by the full network and every subnetwork.
 
     Args:
         config: the description of the net.
         layer: what stands where the paper has conv → batch norm → ReLU; any module that keeps height and width.
+            None takes the one that `config.layer` names.
+
+    Raises:
+        ValueError: no layer is called `config.layer`.
     """
 
-    def __init__(self, config: FractalConfig, layer: LayerFactory = ConvLayer) -> None:
+    def __init__(self, config: FractalConfig, layer: LayerFactory | None = None) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(FractalBlock(config, b, layer) for b in range(config.blocks))
+        if config.layer not in LAYERS:
+            raise ValueError(f"no layer is called {config.layer!r}; there are: {', '.join(LAYERS)}")
+        self.stem = ImageNetStem(config.input_channels) if config.stem == "imagenet" else None
+        self.blocks = nn.ModuleList(
+            _block(config, b, layer or LAYERS[config.layer]) for b in range(config.blocks)
+        )
         self.head = nn.Linear(config.channels[-1], config.classes)
         xavier_fan_in(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -246,18 +185,24 @@ class FractalNet(nn.Module):
         Returns:
             [n, classes] logits. What is left of height and width after the last pool is averaged.
         """
-        z = images
+        z = self.stem(images) if self.stem else images
         for block, paths in zip(self.blocks, subnetwork or self._full, strict=True):
             z = block(z, paths)
         return self.head(z.mean((2, 3)))  # type: ignore[no-any-return]
 
     def layers_of(self, subnetwork: Subnetwork) -> Iterator[nn.Module]:
         """The layers that a subnetwork computes, in the order of computation."""
+        if self.stem:
+            yield self.stem.layer
         for block, paths in zip(self.blocks, subnetwork, strict=True):
-            assert isinstance(block, FractalBlock)
-            for row in demanded_rows(block.spans, paths):
-                for k in paths[row - 1]:
-                    yield block.layers[_layer_key(k, row)]
+            assert isinstance(block, (FractalBlock, ResidualBlock))
+            yield from block.layers_on(paths)
+
+
+def _block(config: FractalConfig, index: int, layer: LayerFactory) -> nn.Module:
+    if config.family == "residual":
+        return ResidualBlock(config, index, block_inputs(config, index))
+    return FractalBlock(config, index, layer)
 
 
 @dataclass(frozen=True)
