@@ -107,6 +107,7 @@ class Link:
         self._loop.remove_reader(_descriptor(self._monitor))
         self._loop = None
         self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=100)
 
     def send(self, message: Message) -> None:
