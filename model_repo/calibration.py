@@ -59,6 +59,31 @@ def calibrate(logits: Mapping[str, Floats], labels: Labels) -> Calibration:
     return Calibration(temperatures, pools, GAIN_BIN_EDGES, gains)
 
 
+@dataclass(frozen=True)
+class Measures:
+    """How one stage does on labelled images: accuracy, mean NLL, calibration error and area under risk-coverage."""
+
+    accuracy: float
+    nll: float
+    ece: float
+    aurc: float
+
+
+def measure(probabilities: Floats, labels: Labels) -> Measures:
+    """All measures of probabilities [n, classes]."""
+    return Measures(
+        accuracy(probabilities, labels),
+        nll(probabilities, labels),
+        expected_calibration_error(probabilities, labels),
+        area_under_risk_coverage(probabilities, labels),
+    )
+
+
+def measure_stage(logits: Floats, labels: Labels, temperature: float) -> Measures:
+    """All measures of one stage's logits [n, classes] at a temperature."""
+    return measure(np.exp(stage_log_probabilities(logits, temperature)), labels)
+
+
 def nll(probabilities: Floats, labels: Labels) -> float:
     """Mean negative log-likelihood."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
@@ -78,6 +103,16 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, bins: int 
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def area_under_risk_coverage(probabilities: Floats, labels: Labels) -> float:
+    """AURC (Geifman & El-Yaniv 2017): mean error of the most confident share of images, over all shares.
+
+    Lower is better; it judges the order of confidences alone, so that a temperature hardly moves it.
+    """
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    wrong = (probabilities.argmax(1) != labels)[order]
+    return float((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+
+
 def fit_temperature(logits: Floats, labels: Labels) -> float:
     """The temperature in [1/20, 20] that minimises the NLL of log softmax(logits / T)."""
 
@@ -90,22 +125,30 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
 
 def _fit_pool(stages: list[Floats], labels: Labels) -> tuple[Pool, Floats]:
-    """The pool of one set and its cross-fitted probabilities.
-
-    Pooling is kept only if it beats the deepest stage alone, cross-fitted, in NLL without losing accuracy.
-    """
+    """The pool of one set and its cross-fitted probabilities; the deepest stage alone unless pooling is better."""
     deepest = _one_hot(len(stages))
     plain = _cross_fit(stages, labels, lambda _s, _l: deepest)
     weights, held_out = deepest, plain
     if len(stages) > 1:
         pooled = _cross_fit(stages, labels, _fit_weights)
-        if nll(pooled, labels) < nll(plain, labels) and accuracy(pooled, labels) >= accuracy(plain, labels):
+        if _surely_better(pooled, plain, labels):
             weights, held_out = _fit_weights(stages, labels), pooled
     total = sum(weights)
     shares = tuple(round(w / total, 4) for w in weights)
     return Pool(
         weights=shares, temperature=round(1 / total, 4), accuracy=accuracy(held_out, labels)
     ), held_out
+
+
+def _surely_better(pooled: Floats, plain: Floats, labels: Labels) -> bool:
+    """Whether `pooled` has a lower NLL by two standard errors of the paired difference, without losing accuracy.
+
+    A pool that wins by less on these images may lose on new ones; then nothing is lost by the deepest stage alone.
+    """
+    rows = np.arange(len(labels))
+    saved = np.log(np.maximum(pooled[rows, labels], 1e-12)) - np.log(np.maximum(plain[rows, labels], 1e-12))
+    margin = 2.0 * float(saved.std(ddof=1)) / len(saved) ** 0.5
+    return float(saved.mean()) > margin and accuracy(pooled, labels) >= accuracy(plain, labels)
 
 
 def _one_hot(size: int) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.calibration import Calibration, accuracy, calibrate, nll
+from model_repo.calibration import Calibration, accuracy, calibrate, measure_stage, nll
 from model_repo.export import StageGraph, TrainedStage, export_stage, sample
 from model_repo.fractalnet import Cost, FractalConfig, FractalNet, cost, stage_depth, stages
 from model_repo.manifest import InputRule, Manifest, Provenance, Stage, rung_sets
@@ -189,6 +189,15 @@ def model_card(trained: Trained, manifest: Manifest, graphs: list[StageGraph]) -
         "|---|---|---:|---:|---:|---:|---:|",
         *_stage_rows(trained, manifest),
         "",
+        "## Every rung alone, calibrated, on the test set",
+        "",
+        "NLL and ECE (expected calibration error, 15 bins) before and after the temperature; AURC is the area under",
+        "the risk-coverage curve.",
+        "",
+        "| Rung | temperature | accuracy % | NLL before | NLL | ECE before | ECE | AURC |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *_rung_rows(trained, manifest),
+        "",
         "## Every set of finished rungs, pooled",
         "",
         "Accuracy on calibration data is cross-fitted; weights are shares of the rungs' log-probabilities.",
@@ -213,6 +222,20 @@ def _stage_rows(trained: Trained, manifest: Manifest) -> list[str]:
             f"| {name} | {'yes' if name in manifest.stage_names else 'no'} | {stage_depth(trained.config, name)} "
             f"| {spent.parameters:,} | {spent.multiply_adds / 1e6:.1f} M "
             f"| {100 * trained.accuracy(name, 'validation'):.2f} | {100 * trained.accuracy(name, 'test'):.2f} |"
+        )
+    return rows
+
+
+def _rung_rows(trained: Trained, manifest: Manifest) -> list[str]:
+    rows = []
+    for stage in manifest.stages:
+        raw, calibrated = (
+            measure_stage(trained.logits(stage.name, "test"), trained.labels("test"), temperature)
+            for temperature in (1.0, stage.temperature)
+        )
+        rows.append(
+            f"| {stage.name} | {stage.temperature:.3f} | {100 * calibrated.accuracy:.2f} | {raw.nll:.4f} "
+            f"| {calibrated.nll:.4f} | {raw.ece:.4f} | {calibrated.ece:.4f} | {calibrated.aurc:.4f} |"
         )
     return rows
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from model_repo.calibration import (
     accuracy,
+    area_under_risk_coverage,
     calibrate,
     expected_calibration_error,
     fit_temperature,
@@ -58,6 +59,15 @@ def test_a_stage_without_evidence_gets_no_say() -> None:
     assert result.pools["noise,b"].weights[1] > 0.97
 
 
+def test_a_pool_that_may_have_won_by_chance_is_not_used() -> None:
+    """The weak stage knows next to nothing; on 40 images a pool with it often looks better, on new ones it is not."""
+    for seed in range(20):
+        labels = np.random.default_rng(seed).integers(0, CLASSES, 40)
+        nearly_nothing = noisy_logits(labels, 0.3, 50 + seed)
+        result = calibrate({"a": nearly_nothing, "b": noisy_logits(labels, 2.0, 100 + seed)}, labels)
+        assert result.pools["a,b"].weights == (0.0, 1.0), seed
+
+
 def test_gains_fall_with_confidence_and_name_exactly_the_missing_rungs() -> None:
     result = calibrate({"a": WEAK, "b": STRONG, "c": STRONG + WEAK}, LABELS)
     assert set(result.gains["a"]) == {"b", "c"}
@@ -74,6 +84,15 @@ def test_expected_gain_is_the_difference_of_the_sets_accuracies() -> None:
     bins = np.clip(np.searchsorted(result.gain_bin_edges, confidence, side="right") - 1, 0, 11)
     mean = np.asarray(result.gains["a"]["b"])[bins].mean()
     assert mean == pytest.approx(result.pools["a,b"].accuracy - result.pools["a"].accuracy, abs=0.01)
+
+
+def test_risk_is_low_where_the_confident_answers_are_right() -> None:
+    labels = np.array([0, 0, 0, 0])
+    sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]], np.float32)
+    rising = area_under_risk_coverage(sure, labels)
+    assert rising == pytest.approx((0 + 0 + 1 / 3 + 2 / 4) / 4)
+    confident_when_wrong = np.array([[0.6, 0.4], [0.7, 0.3], [0.1, 0.9], [0.2, 0.8]], np.float32)
+    assert area_under_risk_coverage(confident_when_wrong, labels) > rising
 
 
 def test_too_few_images_are_refused() -> None:

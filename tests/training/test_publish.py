@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_the_model_card_states_every_stage_and_every_set(home: Path, monkeypatch
     assert "| column2 | no |" in card
     assert "| full | yes |" in card
     assert "| column1, full |" in card
+    assert len(re.findall(r"^\| (column1|full) (\| [\d.]+ ){7}\|$", card, re.MULTILINE)) == 2
     assert json.loads((home / "models/card/1/manifest.json").read_text())["provenance"]["recipe"] == "digits"
 
 
