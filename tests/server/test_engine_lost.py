@@ -22,8 +22,22 @@ from tests.server.fake_engine import refinement, silent, whole_ladder
 Start = Callable[..., Service]
 
 
+@pytest.fixture(scope="module")
+def shared(start_service: Start) -> Service:
+    return start_service()
+
+
 @pytest.fixture
-def service(start_service: Start) -> Service:
+def service(shared: Service) -> Service:
+    """The module's front end, with an engine of this test's own."""
+    shared.restart_engine()
+    shared.front.wait_until()
+    return shared
+
+
+@pytest.fixture
+def fresh(start_service: Start) -> Service:
+    """A front end that has not yet learnt how fast these engines come back."""
     service = start_service()
     service.front.wait_until()
     return service
@@ -50,21 +64,19 @@ def test_what_has_something_is_answered_at_once_when_the_engine_dies(service: Se
     service.engine.stop()
     body = answer.result(10).json()
     assert (body["stop_reason"], body["complete"], body["stages_run"]) == ("engine_lost", False, ["column1"])
-    service.restart_engine()
 
 
-def test_what_has_nothing_and_no_time_is_refused_at_once(service: Service, png: bytes) -> None:
-    service.engine.behaviour = silent
-    answer = in_thread(lambda: service.front.classify(png, "deadline_ms=2500"))
-    wait_while(lambda: not service.engine.jobs)
-    service.engine.stop()
+def test_what_has_nothing_and_no_time_is_refused_at_once(fresh: Service, png: bytes) -> None:
+    fresh.engine.behaviour = silent
+    answer = in_thread(lambda: fresh.front.classify(png, "deadline_ms=2500"))
+    wait_while(lambda: not fresh.engine.jobs)
+    fresh.engine.stop()
     response = answer.result(10)
     assert response.status_code == 503
     assert response.json()["title"] == "Engine lost"
     assert int(response.headers["Retry-After"]) >= 1
-    late = service.front.classify(png, "deadline_ms=1000")
+    late = fresh.front.classify(png, "deadline_ms=1000")
     assert (late.status_code, late.json()["title"]) == (503, "Engine lost")
-    service.restart_engine()
 
 
 def test_what_has_nothing_but_time_is_sent_again_to_the_next_engine(service: Service, png: bytes) -> None:
@@ -98,31 +110,31 @@ def test_another_epoch_on_the_same_connection_is_another_engine(service: Service
     assert len(service.engine.jobs) == 2
 
 
-def test_a_stalled_engine_is_waited_for_but_gets_no_tight_requests(service: Service, png: bytes) -> None:
-    service.engine.behaviour = lambda job: [(1.5, refinement(job, 0, 0.5, "no_gain"))]
-    answer = in_thread(lambda: service.front.classify(png, "deadline_ms=30000"))
-    wait_while(lambda: not service.engine.jobs)
-    service.engine.beating = False
-    service.front.wait_until(status=503)
-    assert service.front.client.get("/readyz").json()["reason"] == "stalled"
-    assert service.front.classify(png, "deadline_ms=1000").status_code == 503
+def test_a_stalled_engine_is_waited_for_but_gets_no_tight_requests(fresh: Service, png: bytes) -> None:
+    fresh.engine.behaviour = lambda job: [(1.5, refinement(job, 0, 0.5, "no_gain"))]
+    answer = in_thread(lambda: fresh.front.classify(png, "deadline_ms=30000"))
+    wait_while(lambda: not fresh.engine.jobs)
+    fresh.engine.beating = False
+    fresh.front.wait_until(status=503)
+    assert fresh.front.client.get("/readyz").json()["reason"] == "stalled"
+    assert fresh.front.classify(png, "deadline_ms=1000").status_code == 503
     assert answer.result(15).json()["stop_reason"] == "no_gain"
-    service.engine.beating = True
-    service.front.wait_until()
+    fresh.engine.beating = True
+    fresh.front.wait_until()
 
 
-def test_two_hundred_requests_in_flight_all_end_when_the_engine_dies(service: Service, png: bytes) -> None:
-    service.engine.behaviour = lambda job: [(0, refinement(job, 0, 0.5))] if job.number % 2 else []
+def test_two_hundred_requests_in_flight_all_end_when_the_engine_dies(fresh: Service, png: bytes) -> None:
+    fresh.engine.behaviour = lambda job: [(0, refinement(job, 0, 0.5))] if job.number % 2 else []
     with ThreadPoolExecutor(200) as pool:
-        answers = [pool.submit(service.front.classify, png, "deadline_ms=2900") for _ in range(200)]
-        wait_while(lambda: len(service.engine.jobs) + sum(answer.done() for answer in answers) < 200)
-        service.engine.stop()
+        answers = [pool.submit(fresh.front.classify, png, "deadline_ms=2900") for _ in range(200)]
+        wait_while(lambda: len(fresh.engine.jobs) + sum(answer.done() for answer in answers) < 200)
+        fresh.engine.stop()
         statuses = [answer.result(20).status_code for answer in answers]
     assert set(statuses) <= {200, 503, 504}
     assert len(statuses) == 200
-    service.restart_engine()
-    service.front.wait_until()
-    assert service.front.classify(png, "deadline_ms=5000").status_code == 200
+    fresh.restart_engine()
+    fresh.front.wait_until()
+    assert fresh.front.classify(png, "deadline_ms=5000").status_code == 200
 
 
 def test_readiness_tells_what_the_engine_is_doing(start_service: Start, png: bytes) -> None:
