@@ -50,7 +50,9 @@ class FrontEndProcess:
                 pass_fds=[self.listener.fileno()],
                 stderr=log,
             )
-        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        # Fewer kept connections than threads would have one thread close what another is about to use.
+        limits = httpx.Limits(max_keepalive_connections=100)
+        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False, limits=limits)
 
     def wait_until(self, path: str = "/readyz", status: int = 200) -> FrontEndProcess:
         """Returns once `path` answers so."""

@@ -69,7 +69,9 @@ def _when_ready(process: subprocess.Popen[bytes], log: Path) -> httpx.Client:
         if ports:
             url = f"http://127.0.0.1:{ports[0]}"
             if httpx.get(f"{url}/readyz", timeout=30, trust_env=False).status_code == 200:
-                return httpx.Client(base_url=url, timeout=30, trust_env=False)
+                # Fewer kept connections than threads would have one thread close what another is about to use.
+                limits = httpx.Limits(max_keepalive_connections=100)
+                return httpx.Client(base_url=url, timeout=30, trust_env=False, limits=limits)
         time.sleep(0.05)
     raise AssertionError(log.read_text())
 
