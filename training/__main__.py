@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import get_args
 
 from model_repo.export import ParityError
 from model_repo.repository import RepositoryError
-from training import recipes
+from training import fit, listing, recipes
 from training.busy import busy_machine
 from training.checkpoint import CheckpointError
 from training.data import load
+from training.drop_path import REGIMES, Regime
+from training.fit import say_skipped
 from training.loop import DivergedError, Precision
 from training.parts import DataError, split
 from training.publish import Ladder, Target, Trained, next_version, publish
+from training.recipe import Augmentation, Recipe
 from training.recipes import UnknownRecipeError
 from training.run import Run, RunOptions, StopRequestedError
+from training.stopping import stop_at_signals
 
 RUNS = Path("runs")
 
@@ -64,8 +67,17 @@ def parser() -> argparse.ArgumentParser:
         "--download", action="store_true", help="fetch an official archive if it is not there"
     )
     train_command.add_argument("--name", help="the run's folder under runs/ (default: the recipe's name)")
-    train_command.add_argument("--size", type=int, default=32, help="height and width in pixels (default 32)")
+    train_command.add_argument(
+        "--size", type=int, help="height and width in pixels (default: the recipe's, mostly 32)"
+    )
     train_command.add_argument("--epochs", type=int, help="instead of the recipe's")
+    train_command.add_argument(
+        "--drop-path", choices=get_args(Regime), help="the paper's ways of training, instead of the recipe's"
+    )
+    train_command.add_argument(
+        "--augmentation", choices=get_args(Augmentation), help="instead of the recipe's"
+    )
+    train_command.add_argument("--no-dropout", action="store_true", help="without the recipe's dropout")
     train_command.add_argument("--seed", type=int, default=0)
     train_command.add_argument("--minutes", type=float, help="stop cleanly after so many minutes")
     train_command.add_argument(
@@ -74,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     train_command.add_argument(
         "--evaluate-every", type=int, default=5, help="epochs between validation glances"
     )
+    fit.add_command(commands, RUNS)
     export_command = commands.add_parser("export", help="publish a finished run as a served model")
     export_command.set_defaults(command=export)
     export_command.add_argument("run", help="the run's name under runs/")
@@ -92,24 +105,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def list_recipes(_options: argparse.Namespace) -> None:
-    """Print every recipe with what it trains."""
-    for name in recipes.names():
-        recipe = recipes.find(name)
-        drawn = "tied" if recipe.tied else ", ".join(f"{k} {v:g}" for k, v in recipe.draws.items())
-        print(
-            f"{name:16} C={recipe.columns} channels={recipe.channels} epochs={recipe.epochs} draws: {drawn}"
-        )
+    """Print every recipe with what it builds and trains."""
+    for line in listing.lines():
+        print(line)
 
 
 def train(options: argparse.Namespace) -> None:
     """Train to the end, then measure every stage and write trained.pt."""
-    recipe = recipes.find(options.recipe).with_overrides(epochs=options.epochs)
+    recipe = _recipe(options)
     with busy_machine(RUNS / ".busy.lock"):
-        data = load(options.data, options.size, options.download)
-        for name, reason in data.skipped:
-            print(f"skipped {name}: {reason}", file=sys.stderr)
-        if data.skipped:
-            print(f"skipped {len(data.skipped)} files in all", file=sys.stderr)
+        data = load(options.data, options.size or recipe.image_size, options.download)
+        say_skipped(data)
         folder = RUNS / (options.name or recipe.name)
         run = Run(
             recipe,
@@ -117,11 +123,18 @@ def train(options: argparse.Namespace) -> None:
             options.seed,
             RunOptions(folder, options.minutes, options.evaluate_every, options.precision),
         )
-        stopped: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda n, _frame: stopped.append(n))
-        run.train(lambda: bool(stopped))
+        run.train(stop_at_signals())
         print(f"trained: {run.finish()}")
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The named recipe with the changes that the command line asks for."""
+    recipe = recipes.find(options.recipe).with_overrides(
+        epochs=options.epochs, augmentation=options.augmentation
+    )
+    if options.drop_path:
+        recipe = recipe.with_overrides(**REGIMES[options.drop_path])
+    return recipe.with_overrides(dropout=()) if options.no_dropout else recipe
 
 
 def export(options: argparse.Namespace) -> None:

@@ -217,7 +217,12 @@ class Run:
         return self.options.folder / "checkpoint.pt"
 
     def _identity(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.to_dict(), "seed": self.seed, "data": fingerprint(self.splits.train)}
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "classes": list(self.data.classes),
+            "data": fingerprint(self.splits.train),
+        }
 
     def _save(self) -> None:
         content = self._identity() | {"bf16": self.trainer.hardware.bf16, "trainer": self.trainer.state()}
@@ -228,11 +233,28 @@ class Run:
             return None
         saved = checkpoint.load(self._checkpoint)
         for key, value in self._identity().items():
-            if saved.get(key) != value:
+            if not _same(key, saved.get(key), value):
                 raise CheckpointError(
-                    f"{self._checkpoint} belongs to another run: its {key} differs; use another --name"
+                    f"{self._checkpoint} belongs to another run: its {key} differs"
+                    f"{_difference(key, saved.get(key), value)}; use another --name"
                 )
         return saved
+
+
+def _same(key: str, saved: Any, own: Any) -> bool:
+    """Whether a part of a checkpoint's identity fits this run; an older one lacks later fields and the classes."""
+    if key == "recipe":
+        return bool(Recipe.from_dict(saved).to_dict() == own)
+    return bool(saved == own) or (key == "classes" and saved is None)
+
+
+def _difference(key: str, saved: Any, own: Any) -> str:
+    if key == "classes":
+        return f" ({', '.join(saved)}, not {', '.join(own)})"
+    if key == "recipe":
+        old = Recipe.from_dict(saved).to_dict()
+        return f" ({', '.join(name for name in own if own[name] != old.get(name))})"
+    return ""
 
 
 def fingerprint(part: Part) -> str:

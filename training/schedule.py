@@ -18,6 +18,11 @@ def halving(progress: float, total_steps: int) -> float:
     return float(10.0**-drops)
 
 
+def steps(progress: float, drops: tuple[float, ...]) -> float:
+    """Factor that is divided by 10 at every share of the training in `drops` (ImageNet: epochs 50 and 65 of 70)."""
+    return float(10.0 ** -sum(progress >= drop - 1e-9 for drop in drops))
+
+
 def cosine(progress: float, warmup: float) -> float:
     """Factor that rises linearly over the first `warmup` of training, then falls along a half cosine to 0."""
     if progress < warmup:
@@ -30,4 +35,6 @@ def rate(recipe: Recipe, step: int, total_steps: int) -> float:
     progress = step / total_steps
     if recipe.schedule == "halving":
         return recipe.rate * halving(progress, total_steps)
+    if recipe.schedule == "steps":
+        return recipe.rate * steps(progress, recipe.drops)
     return recipe.rate * cosine((step + 1) / total_steps, recipe.warmup)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from model_repo.fractalnet import FractalConfig, Subnetwork, column, full, joined
-from training.drop_path import Sampler, global_column, local
+from model_repo.subnetworks import SHORTCUT
+from training.drop_path import REGIMES, Sampler, global_column, local
 from training.recipe import Recipe
 
 CONFIG = FractalConfig(3, (4, 4), 2, 8)
@@ -77,3 +78,75 @@ def test_the_tied_mode_trains_the_net_and_every_column_on_each_batch() -> None:
 def test_a_recipe_that_draws_what_the_net_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="joined7"):
         Sampler(Recipe("r", 3, (4, 4), draws={"joined7": 1}), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("regime", "kinds"),
+    [
+        ("none", {"full"}),
+        ("local", {"local"}),
+        ("global", {"column"}),
+        ("mixed", {"local", "column"}),
+        ("tied", {"local", "column1", "column2", "column3"}),
+    ],
+)
+def test_every_regime_of_the_paper_trains_what_it_says(regime: str, kinds: set[str]) -> None:
+    recipe = Recipe("r", 3, (4, 4)).with_overrides(**REGIMES[regime])  # type: ignore[index]
+    sampler, g = Sampler(recipe, CONFIG), generator()
+    assert {d.kind for _ in range(60) for d in sampler.draw(g)} == kinds
+    if regime == "none":
+        assert sampler.draw(g)[0].subnetwork == full(CONFIG)
+
+
+def test_a_net_of_one_column_is_its_own_full_net() -> None:
+    config = FractalConfig(1, (4, 4), 2, 8)
+    draw = Sampler(Recipe("r", 1, (4, 4), draws={"full": 1}), config).draw(generator())[0]
+    assert (draw.subnetwork, draw.mode) == (full(config), "column1")
+
+
+def test_stochastic_depth_passes_units_by_as_often_as_they_do_not_survive() -> None:
+    config = FractalConfig(3, (4, 4), 2, 8, family="residual", survival=0.5)
+    recipe = Recipe("r", 3, (4, 4), draws={"stochastic_depth": 1}, net_options={"family": "residual"})
+    sampler, g = Sampler(recipe, config), generator()
+    drawn = [sampler.draw(g)[0].subnetwork for _ in range(2000)]
+    dropped = [sum(s[b][row] == (SHORTCUT,) for s in drawn) / 2000 for b in (0, 1) for row in (1, 3)]
+    assert dropped == pytest.approx([0.125, 0.25, 0.375, 0.5], abs=0.04)
+    assert all(s[0][0] == (3,) for s in drawn)
+    assert len(set(drawn)) == 2**4
+
+
+def test_the_sandwich_trains_the_full_net_and_columns_on_its_answers() -> None:
+    recipe = Recipe("r", 4, (4, 4)).with_levers(sandwich="columns")
+    sampler, g = Sampler(recipe, FractalConfig(4, (4, 4), 2, 8)), generator()
+    drawn = [sampler.draw(g) for _ in range(50)]
+    for teacher, *students in drawn:
+        assert (teacher.kind, teacher.role, teacher.weight) == ("full", "teacher", 1.0)
+        assert [s.kind for s in students][0::2] == ["column1", "column4"]
+        assert {s.role for s in students} == {"student"}
+        assert sum(s.weight for s in students) == pytest.approx(1.0)
+    assert {d[2].kind for d in drawn} == {"column2", "column3"}
+
+
+def test_the_sandwich_of_nested_fractals_has_column_1_and_one_between() -> None:
+    recipe = Recipe("r", 4, (4, 4)).with_levers(sandwich="nested")
+    sampler, g = Sampler(recipe, FractalConfig(4, (4, 4), 2, 8)), generator()
+    drawn = [[d.kind for d in sampler.draw(g)] for _ in range(50)]
+    assert {tuple(d) for d in drawn} == {("full", "column1", "joined2"), ("full", "column1", "joined3")}
+
+
+def test_late_draws_replace_the_others_from_their_share_of_the_training_on() -> None:
+    recipe = Recipe("r", 3, (4, 4), draws={"full": 1}).with_levers(late_draws={"column3": 1.0}, late_from=0.5)
+    sampler, g = Sampler(recipe, CONFIG), generator()
+    assert sampler.draw(g, 0.49)[0].kind == "full"
+    assert sampler.draw(g, 0.5)[0].kind == "column3"
+    with pytest.raises(ValueError, match="column9"):
+        Sampler(recipe.with_levers(late_draws={"column9": 1.0}), CONFIG)
+
+
+def test_a_plain_net_has_no_columns_to_draw() -> None:
+    config = FractalConfig(3, (4, 4), 2, 8, family="plain")
+    options = {"family": "plain"}
+    with pytest.raises(ValueError, match="column, local"):
+        Sampler(Recipe("r", 3, (4, 4), net_options=options), config)
+    with pytest.raises(ValueError, match="only a fractal net"):
+        Sampler(Recipe("r", 3, (4, 4), tied=True, net_options=options), config)

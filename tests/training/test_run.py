@@ -184,7 +184,20 @@ def test_mistakes_on_the_command_line_get_one_clear_line(
     assert says in error
 
 
-def test_the_list_shows_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in recipes.names())
+def test_a_run_of_before_the_newest_fields_is_resumed(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(StopRequestedError):
+        Run(recipe(), digits, 0, options(tmp_path, minutes=0.0)).train()
+    content = checkpoint.load(tmp_path / "checkpoint.pt")
+    for added in ("levers", "net_options", "crop", "image_size", "drops"):
+        del content["recipe"][added]
+    del content["classes"]
+    checkpoint.save(tmp_path / "checkpoint.pt", content)
+    assert Run(recipe(), digits, 0, options(tmp_path)).trainer.step == 1
+
+
+def test_other_names_of_the_classes_are_another_run(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(StopRequestedError):
+        Run(recipe(), digits, 0, options(tmp_path, minutes=0.0)).train()
+    renamed = Dataset("digits", ("zero", *digits.classes[1:]), digits.train, digits.test)
+    with pytest.raises(CheckpointError, match=r"classes differs \(0, 1.*not zero, 1"):
+        Run(recipe(), renamed, 0, options(tmp_path))

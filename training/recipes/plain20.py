@@ -1,0 +1,19 @@
+"""A plain net of 20 layers (Table 4): column 3 of a C = 3 net, built and trained alone; ++ augmentation, batch 50.
+
+The point of comparison for columns: column 3 of a fractal net has the same layers.
+"""
+
+from training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="plain20",
+    columns=3,
+    channels=(16, 32, 64, 128, 128),
+    net_options={"family": "plain"},
+    draws={"full": 1.0},
+    epochs=400,
+    batch=50,
+    rate=0.02,
+    schedule="halving",
+    augmentation="++",
+)

@@ -1,0 +1,19 @@
+"""A plain net of 5 layers (Table 4): column 1 of a C = 1 net, built and trained alone; ++ augmentation, batch 50.
+
+The point of comparison for columns: column 1 of a fractal net has the same layers.
+"""
+
+from training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="plain5",
+    columns=1,
+    channels=(16, 32, 64, 128, 128),
+    net_options={"family": "plain"},
+    draws={"full": 1.0},
+    epochs=400,
+    batch=50,
+    rate=0.02,
+    schedule="halving",
+    augmentation="++",
+)
