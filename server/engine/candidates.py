@@ -16,13 +16,14 @@ from server.engine.state import State
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A launch that could be made: expected right answers, estimated nanoseconds, and who would be in it.
+    """A launch that could be made: expected right answers, who would be in it, and its time.
 
     `members` are slices of groups; without any, the launch is for the `count` earliest unanswered jobs.
     """
 
     gain: float
-    ns: int
+    work_ns: int
+    promised_ns: int
     model: str
     stage: int
     members: tuple[tuple[Group, int, int], ...] = ()
@@ -46,12 +47,12 @@ def _best_of(state: State, found: list[Candidate]) -> Candidate | None:
     if best_score <= 0:
         return None
     threshold = best_score * state.config.nearly_as_good
-    return min((c for score, c in scored if score >= threshold), key=lambda c: (c.ns, c.model, c.stage))
+    return min((c for score, c in scored if score >= threshold), key=lambda c: (c.work_ns, c.model, c.stage))
 
 
 def _score(state: State, candidate: Candidate) -> float:
     """Expected right answers per nanosecond, less the price of the time."""
-    return candidate.gain / candidate.ns - state.price
+    return candidate.gain / candidate.work_ns - state.price
 
 
 def _first_rung(state: State, name: str, queue: ModelQueue, now_ns: int) -> list[Candidate]:
@@ -69,12 +70,13 @@ def _first_rung(state: State, name: str, queue: ModelQueue, now_ns: int) -> list
         ns = queue.latency.ns(first, count)
         if ns > latest_ns:
             break
-        found.append(Candidate(count * worth, ns, name, first, count=count))
+        work_ns = queue.latency.work_ns(first, count)
+        found.append(Candidate(count * worth, work_ns, ns, name, first, count=count))
     return found
 
 
 def _leaves_secure(state: State, candidate: Candidate, now_ns: int) -> bool:
-    return secure_start(state, candidate.model, skip=candidate.count) >= now_ns + candidate.ns
+    return secure_start(state, candidate.model, skip=candidate.count) >= now_ns + candidate.work_ns
 
 
 def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
@@ -97,13 +99,12 @@ def _deepen_candidates(
             ns = queue.latency.ns(stage, count)
             # A single image may block as long as the cap says; a batch, which has an alternative, half as
             # long.
-            if ns > room_ns or ns > (cap_ns if count == 1 else cap_ns / 2):
+            if ns > room_ns + queue.latency.tail_ns or ns > (cap_ns if count == 1 else cap_ns / 2):
                 break
             gain, members, found = _neediest(groups, count, now_ns + ns + state.config.guard_ns)
             if found:
-                candidates.append(
-                    Candidate(gain, queue.latency.ns(stage, found), name, stage, members, found)
-                )
+                work_ns, promised_ns = queue.latency.work_ns(stage, found), queue.latency.ns(stage, found)
+                candidates.append(Candidate(gain, work_ns, promised_ns, name, stage, members, found))
             if found < count:
                 break
     return candidates

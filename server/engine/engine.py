@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Reasons that may travel inside the last refinement; the others say that more would have been useful.
 NOTHING_LEFT = frozenset({"deepest", "confident", "no_gain"})
 MS = 1_000_000
+RECEIVING_NS = 1 * MS
 
 
 class NotFinite(ArithmeticError):
@@ -123,6 +124,7 @@ class Engine:
     # What comes in
 
     def _receive(self) -> None:
+        until_ns = self._clock_ns() + RECEIVING_NS
         for front_end, envelope in self._front_ends.receive():
             now_ns = self._clock_ns()
             current = envelope.epoch in {0, self._front_ends.epoch}
@@ -132,9 +134,9 @@ class Engine:
             if current:
                 self._take(front_end, envelope, now_ns)
             else:
-                logger.info(
-                    "ignored messages for an earlier engine", extra={"messages": len(envelope.messages)}
-                )
+                logger.info("messages for an earlier engine", extra={"messages": len(envelope.messages)})
+            if now_ns >= until_ns:  # the rest waits: however much comes in, launches go on
+                return
 
     def _take(self, front_end: FrontEnd, envelope: Envelope, now_ns: int) -> None:
         for message in envelope.messages:

@@ -33,13 +33,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Order: run `stage` for these jobs as one batch, now. At most one launch is outstanding at a time."""
+    """Order: run `stage` for these jobs as one batch, now. At most one launch is outstanding at a time.
+
+    It is expected to take `expected_ns`, and to be over after `promised_ns` if the latency table is right.
+    """
 
     number: int
     model: str
     stage: int
     keys: tuple[Key, ...]
     expected_ns: int
+    promised_ns: int
 
 
 @dataclass(frozen=True, slots=True)

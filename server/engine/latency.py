@@ -2,12 +2,18 @@
 
 Knows numbers only; profiling and files are in profile.py. Pure: the policy and the simulator use it as it is.
 
-The estimate is profile × factor + jitter. `jitter` is what any launch may lose to the operating system,
-however short it is; without it the scatter of 0.1 ms launches would inflate the estimate of 5 ms ones. The
-factor is a high quantile of (measured − jitter) / profile, pooled over all cells, or what a recent miss has
-raised it to: at once, at most twofold, and sinking again with every launch that keeps its time. Twofold,
-because a single stall of the machine (they come several times a second) must not price every deep stage out
-of the schedule, while a device that has become ten times slower is known as such after four launches.
+Two things make a launch longer than its profile, and they must not be taken for each other. A device that has become
+slower makes every launch longer in proportion: the *factor*. A stall of the machine (they come several times a second)
+adds milliseconds to whichever launch it meets: the *tail*. Seen through ratios alone, one stall in a launch of 0.1 ms
+would price every deep stage out of the schedule. So
+
+    work  = profile × factor + overhead     what a launch costs, to be added up over many
+    ns    = work + tail                     what may be promised for one, now
+
+The factor is a high quantile of recent ratios, and at once the second largest of the last three, if that is larger:
+one slow launch may be a stall, two are a slow device. The tail is a high quantile of what the factor leaves over, and
+at once the excess of a miss, sinking again with every launch that keeps its time. The tail is capped: guarding against
+longer stalls would refuse more work than they spoil.
 """
 
 from __future__ import annotations
@@ -17,13 +23,40 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-QUANTILE = 0.99
 WINDOW = 512
-FIRST_FACTOR = 1.3  # at least, until WARM measurements are in: a handful of samples does not show the tail
+FACTOR_QUANTILE = 0.9
+FIRST_FACTOR = 1.15  # at least, until WARM launches are in: a handful of samples shows no spread
+TAIL_QUANTILE = 0.99
+FIRST_TAIL_NS = 300_000
+LONGEST_TAIL_NS = 2_000_000
 WARM = 50
-FEW = 5
-JITTER_NS = 100_000
-DECAY = 0.95
+TAIL_DECAY = 0.9
+OVERHEAD_NS = 100_000  # of the engine's loop around each launch
+TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
+
+
+class _Recent:
+    """The last WINDOW numbers, in order of size."""
+
+    def __init__(self) -> None:
+        self._order: deque[float] = deque()
+        self.sorted: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.sorted)
+
+    def add(self, value: float) -> None:
+        self._order.append(value)
+        insort(self.sorted, value)
+        if len(self._order) > WINDOW:
+            del self.sorted[bisect_left(self.sorted, self._order.popleft())]
+
+    def quantile(self, share: float) -> float:
+        return self.sorted[min(int(len(self.sorted) * share), len(self.sorted) - 1)]
+
+    def forget_worst(self) -> None:
+        del self.sorted[len(self.sorted) - max(1, len(self.sorted) // 10) :]
+        self._order = deque(self.sorted)
 
 
 def buckets_up_to(max_batch: int) -> list[int]:
@@ -36,52 +69,60 @@ class LatencyTable:
     """Estimated latency of every (stage, batch) of one model on one device.
 
     Args:
-        profile: per stage (by place in the ladder) the median nanoseconds by batch size; a stage may be
-            missing, and is then never asked for.
+        profile: per stage (by place in the ladder) the median nanoseconds by batch size; a stage may be missing,
+            and is then never asked for.
         max_batch: largest batch that will be asked for.
-        jitter_ns: see the module.
+        overhead_ns: see the module.
+        first_tail_ns: the least tail until enough is measured.
     """
 
     def __init__(
-        self, profile: Mapping[int, Mapping[int, float]], max_batch: int, jitter_ns: int = JITTER_NS
+        self,
+        profile: Mapping[int, Mapping[int, float]],
+        max_batch: int,
+        overhead_ns: int = OVERHEAD_NS,
+        first_tail_ns: int = FIRST_TAIL_NS,
     ) -> None:
         self.max_batch = max_batch
         self.buckets = buckets_up_to(max_batch)
+        self.factor = FIRST_FACTOR
+        self.tail_ns = first_tail_ns
         self._base = {stage: _interpolate(cells, max_batch) for stage, cells in profile.items()}
-        self._jitter_ns = jitter_ns
-        self._recent: deque[float] = deque()
-        self._sorted: list[float] = []
-        self._raised = 0.0
-        self._quantile = FIRST_FACTOR
-        self._factor = FIRST_FACTOR
+        self._overhead_ns = overhead_ns
+        self._first_tail_ns = first_tail_ns
+        self._ratios = _Recent()
+        self._left_over = _Recent()
+        self._last_ratios: deque[float] = deque(maxlen=3)
+        self._raised_ns = 0.0
 
     def ns(self, stage: int, batch: int) -> int:
-        """High estimate of a launch of `batch` images: it may be promised."""
-        return int(self._base[stage][batch] * self._factor) + self._jitter_ns
+        """High estimate of one launch of `batch` images: it may be promised."""
+        return int(self._base[stage][batch] * self.factor) + self._overhead_ns + self.tail_ns
+
+    def work_ns(self, stage: int, batch: int) -> int:
+        """Device time of such a launch, for sums: the tail comes on top of the sum, once."""
+        return int(self._base[stage][batch] * self.factor) + self._overhead_ns
 
     def profiled_ns(self, stage: int, batch: int) -> int:
         """As it was on an undisturbed device."""
-        return int(self._base[stage][batch]) + self._jitter_ns
+        return int(self._base[stage][batch]) + self._overhead_ns
 
     def typical_ns(self, stage: int, batch: int) -> int:
         """The median, as far as it is known."""
-        middle = self._sorted[len(self._sorted) // 2] if self._sorted else 1.0
+        middle = self._ratios.quantile(0.5) if len(self._ratios) else 1.0
         return int(self._base[stage][batch] * middle)
-
-    @property
-    def factor(self) -> float:
-        """What the profile is multiplied by at present."""
-        return self._factor
 
     def observe(self, stage: int, batch: int, duration_ns: int) -> None:
         """Learn from a finished launch."""
-        ratio = max(duration_ns - self._jitter_ns, 0) / self._base[stage][batch]
-        if ratio > self._factor:
-            self._raised = min(ratio, 2.0 * self._factor)
-        else:
-            self._raised *= DECAY
-        self._remember(ratio)
-        self._factor = max(self._quantile, self._raised)
+        base = self._base[stage][batch]
+        excess_ns = duration_ns - base * self.factor
+        if base >= TELLING_NS:
+            self._last_ratios.append(duration_ns / base)
+            self._ratios.add(duration_ns / base)
+        missed = excess_ns > self.tail_ns
+        self._raised_ns = max(excess_ns, 0.0) if missed else self._raised_ns * TAIL_DECAY
+        self._left_over.add(excess_ns)
+        self._settle()
 
     def relax(self) -> None:
         """Forget the worst of what was measured.
@@ -89,32 +130,27 @@ class LatencyTable:
         For when the estimate has all work refused: nothing runs any more, so that a device which has recovered would
         never be found out.
         """
-        worst = max(1, len(self._sorted) // 10)
-        self._sorted = self._sorted[:-worst]
-        self._recent = deque(self._sorted)
-        self._quantile = self._high_quantile()
-        self._raised *= DECAY
-        self._factor = max(self._quantile, self._raised)
+        self._ratios.forget_worst()
+        self._left_over.forget_worst()
+        self._last_ratios.clear()
+        self._raised_ns *= TAIL_DECAY
+        self._settle()
 
     def best_batch(self, stage: int, tolerance: float = 0.05) -> int:
         """The smallest batch whose cost per image is within `tolerance` of the lowest; larger ones only block."""
         base = self._base[stage]
-        lowest = min((base[b] + self._jitter_ns) / b for b in self.buckets)
-        return next(b for b in self.buckets if (base[b] + self._jitter_ns) / b <= lowest * (1 + tolerance))
+        lowest = min((base[b] + self._overhead_ns) / b for b in self.buckets)
+        return next(b for b in self.buckets if (base[b] + self._overhead_ns) / b <= lowest * (1 + tolerance))
 
-    def _remember(self, ratio: float) -> None:
-        self._recent.append(ratio)
-        insort(self._sorted, ratio)
-        if len(self._recent) > WINDOW:
-            del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
-        self._quantile = self._high_quantile()
-
-    def _high_quantile(self) -> float:
-        """Of few measurements a lower one: a stall among the first must not stand for the device."""
-        count = len(self._sorted)
-        if count >= WARM:
-            return max(self._sorted[min(int(count * QUANTILE), count - 1)], 0.5)
-        return max(self._sorted[int((count - 1) * 0.9)], FIRST_FACTOR) if count >= FEW else FIRST_FACTOR
+    def _settle(self) -> None:
+        warm = len(self._ratios) >= WARM
+        factor = self._ratios.quantile(FACTOR_QUANTILE) if warm else FIRST_FACTOR
+        suspect = sorted(self._last_ratios)[-2] if len(self._last_ratios) > 1 else 0.0
+        self.factor = max(factor, suspect, 0.5)
+        tail = (
+            self._left_over.quantile(TAIL_QUANTILE) if len(self._left_over) >= WARM else self._first_tail_ns
+        )
+        self.tail_ns = int(min(max(tail, self._raised_ns, 0.0), LONGEST_TAIL_NS))
 
 
 def _interpolate(cells: Mapping[int, float], max_batch: int) -> Sequence[float]:

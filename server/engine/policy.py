@@ -240,6 +240,8 @@ def _take(state: State, chosen: Candidate, now_ns: int) -> Launch:
         members = queue.take_unanswered(chosen.count)
     state.launches += 1
     keys = tuple(waiting.job.key for waiting in members)
-    state.outstanding = Launch(state.launches, chosen.model, chosen.stage, keys, chosen.ns)
-    state.busy_until_ns = now_ns + chosen.ns
+    state.outstanding = Launch(
+        state.launches, chosen.model, chosen.stage, keys, chosen.work_ns, chosen.promised_ns
+    )
+    state.busy_until_ns = now_ns + chosen.work_ns
     return state.outstanding

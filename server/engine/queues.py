@@ -41,13 +41,17 @@ Entry = tuple[int, int, Waiting]
 
 
 class Group:
-    """Answered jobs with the same outlook: same rungs behind them, same confidence bin, so the same gains."""
+    """Answered jobs with the same outlook: same rungs behind them, same confidence bin, so the same gains.
 
-    __slots__ = ("entries", "gains", "key")
+    `shortest` is the rung among those that takes the least time.
+    """
 
-    def __init__(self, key: tuple[int, int, bool], gains: Gains) -> None:
+    __slots__ = ("entries", "gains", "key", "shortest")
+
+    def __init__(self, key: tuple[int, int, bool], gains: Gains, shortest: int) -> None:
         self.key = key
         self.gains = gains
+        self.shortest = shortest
         self.entries: list[Entry] = []
 
 
@@ -71,8 +75,13 @@ class ModelQueue:
 
     @property
     def first_ns(self) -> int:
-        """Estimated time of the first rung for one image."""
+        """What may be promised for the first rung of one image."""
         return self.latency.ns(self.ladder.first, 1)
+
+    @property
+    def first_work_ns(self) -> int:
+        """Device time of the first rung of one image."""
+        return self.latency.work_ns(self.ladder.first, 1)
 
     def fail(self, stage: int) -> list[Waiting]:
         """Take a rung out of use; returns all answered jobs, out of their groups: their outlook has changed."""
@@ -97,7 +106,8 @@ class ModelQueue:
         key = (waiting.mask, waiting.bin_, waiting.job.every_stage)
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = Group(key, gains)
+            shortest = min(gains, key=lambda gain: self.latency.profiled_ns(gain[0], 1))[0]
+            group = self.groups[key] = Group(key, gains, shortest)
         waiting.group = group
         insort(group.entries, (waiting.job.deadline_ns, waiting.order, waiting))
 
@@ -131,8 +141,7 @@ class ModelQueue:
             late = self.take_unanswered(bisect_left(self.unanswered, (free_ns + guard_ns + self.first_ns,)))
         spent: list[Waiting] = []
         for group in list(self.groups.values()):
-            shortest = min(latency.ns(stage, 1) for stage, _ in group.gains)
-            cut = bisect_left(group.entries, (free_ns + guard_ns + shortest,))
+            cut = bisect_left(group.entries, (free_ns + guard_ns + latency.ns(group.shortest, 1),))
             if cut:
                 spent += self.take_answered(group, 0, cut)
         return late, spent
@@ -148,7 +157,7 @@ class ModelQueue:
         return found
 
     def secure_groups(self, skip: int = 0) -> list[tuple[int, int]]:
-        """(first deadline, nanoseconds) of each first-rung batch that the unanswered jobs after `skip` will need."""
+        """(first deadline less the tail, work) of each first-rung batch that is owed after the `skip` earliest."""
         entries = self.unanswered
         count = len(entries) - skip
         if count <= 0:
@@ -157,11 +166,12 @@ class ModelQueue:
         # budgets' room.
         size = min(max(self.secure_batch, -(-count // 32)), self.max_batch)
         first = self.ladder.first
-        full_ns = self.latency.ns(first, size)
-        groups = [(entries[place][0], full_ns) for place in range(skip, len(entries), size)]
+        full_ns = self.latency.work_ns(first, size)
+        tail_ns = self.latency.tail_ns
+        groups = [(entries[place][0] - tail_ns, full_ns) for place in range(skip, len(entries), size)]
         rest = count % size
         if rest:
-            groups[-1] = (groups[-1][0], self.latency.ns(first, rest))
+            groups[-1] = (groups[-1][0], self.latency.work_ns(first, rest))
         return groups
 
     def _secure_batch(self) -> int:

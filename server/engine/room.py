@@ -53,7 +53,7 @@ def blocking_cap_ns(state: State, now_ns: int) -> float:
     first_ns = 0
     for queue in state.models.values():
         if queue.usable:
-            load += arrival_rate(queue, now_ns) * queue.first_ns
+            load += arrival_rate(queue, now_ns) * queue.first_work_ns
             first_ns = max(first_ns, queue.first_ns)
     low = state.sorted_budgets[int(len(state.sorted_budgets) * LOW_BUDGET)]
     return (low - first_ns - state.config.guard_ns) / (1.0 + load)
@@ -71,6 +71,6 @@ def first_answer_ns(state: State, model: str, now_ns: int) -> int:
         return NEVER
     until_free_ns = free_ns(state, now_ns) - now_ns
     own_ns = queue.first_ns + state.config.guard_ns
-    if secure_start(state) >= now_ns + until_free_ns + queue.first_ns:
+    if secure_start(state) >= now_ns + until_free_ns + queue.first_work_ns:
         return until_free_ns + own_ns
     return until_free_ns + backlog_ns(state) + own_ns

@@ -33,14 +33,15 @@ def tiny_ladder(stages: int = 3, gains: Sequence[float] = (0.3, 0.15, 0.05, 0.0)
 
 
 def linear_table(costs_ms: Sequence[float], max_batch: int = 32, launch_ms: float = 0.05) -> LatencyTable:
-    """Stage k costs launch + costs[k] per image; no jitter, and the first factor already forgotten."""
+    """Stage k costs launch + costs[k] per image; no overhead, no tail, and the first factor already forgotten."""
     table = LatencyTable(
         {
             k: {b: (launch_ms + cost * b) * MS for b in (1, 2, 4, 8, 16, 32)}
             for k, cost in enumerate(costs_ms)
         },
         max_batch,
-        jitter_ns=0,
+        overhead_ns=0,
+        first_tail_ns=0,
     )
     for _ in range(60):
         table.observe(0, 1, table.typical_ns(0, 1))

@@ -21,7 +21,7 @@ def device() -> Iterator[Device]:
 
 
 def launch(expected_ns: int) -> Launch:
-    return Launch(1, "m", 0, (1,), expected_ns)
+    return Launch(1, "m", 0, (1,), expected_ns, expected_ns)
 
 
 def broken() -> np.ndarray:

@@ -163,11 +163,11 @@ def test_budgets_that_nothing_could_meet_do_not_shorten_the_blocking_cap():
 
 def test_a_device_that_was_slow_for_a_while_is_found_out_again_though_all_was_refused():
     slow = True
-    device = one_model(duration=lambda launch: launch.expected_ns * 3 if slow else int(0.25 * MS))
+    device = one_model(duration=lambda _launch: int((2.5 if slow else 0.25) * MS))
     for key in range(100):
         device.arrive(Job(key, "m", device.now + 2 * MS))
         device.run(device.now + 5 * MS)
-    assert device.outcomes[99] == ["rejected"]
+    assert device.tally()["rejected"] > 50
     slow = False
     for key in range(100, 400):
         device.arrive(Job(key, "m", device.now + 2 * MS))

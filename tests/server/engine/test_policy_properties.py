@@ -77,7 +77,7 @@ def test_no_launch_breaks_a_deadline_that_the_table_foresees(script, costs, gain
     device = play(script, costs, gains, seed)
     for start, launch in device.launches:
         for key in launch.keys:
-            assert start + launch.expected_ns + GUARD_NS <= device.jobs[key].deadline_ns
+            assert start + launch.promised_ns + GUARD_NS <= device.jobs[key].deadline_ns
 
 
 @settings(max_examples=300, deadline=None)
