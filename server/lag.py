@@ -13,7 +13,7 @@ from collections import deque
 TICK_NS = 20_000_000
 
 _TICKS = 16  # a third of a second: fast enough to shed on
-_ANSWERS = 256
+_ANSWERS = 128  # two and a half seconds of ticks alone
 _RECOMPUTE_EVERY = 16
 
 
@@ -31,8 +31,8 @@ class Lag:
 
     def __init__(self, answer_guard_ns: int) -> None:
         self._least_ns = answer_guard_ns
-        self._ticks: deque[int] = deque([0, 0], _TICKS)
-        self._answers: deque[int] = deque([0], _ANSWERS)
+        self._ticks: deque[int] = deque([0] * _TICKS, _TICKS)
+        self._answers: deque[int] = deque([0] * _ANSWERS, _ANSWERS)
         self._unread = 0
         self._late_ticks_ns = 0
         self.loop_ns = 0
@@ -45,6 +45,9 @@ class Lag:
         ordered = sorted(self._ticks)
         self.loop_ns = ordered[len(ordered) // 2]
         self._late_ticks_ns = ordered[-2]
+        # A tick wakes as an answer does. Without it a guard too long for any request would never be corrected:
+        # all are refused, and no answer is measured.
+        self.answered(late_ns)
         self._settle()
 
     def answered(self, late_ns: int) -> None:

@@ -29,20 +29,37 @@ def test_a_busy_loop_is_taken_off_twice_unstamped_and_to_answer() -> None:
     assert lag.guard_ns == 12 * MS
 
 
-def test_it_recovers_within_a_third_of_a_second() -> None:
+def test_what_is_taken_off_for_waiting_unstamped_recovers_within_a_third_of_a_second() -> None:
     lag = Lag(2 * MS)
     for _ in range(20):
         lag.ticked(5 * MS)
     for _ in range(16):
         lag.ticked(0)
-    assert lag.guard_ns == 2 * MS
+    assert lag.loop_ns == 0
+    assert lag.guard_ns == 7 * MS
 
 
 def test_late_answers_count_by_a_high_quantile() -> None:
     lag = Lag(2 * MS)
-    for number in range(200):
+    for number in range(256):
         lag.answered(3 * MS if number % 20 == 0 else MS // 10)
     assert lag.guard_ns == 5 * MS
+
+
+def test_one_late_answer_does_not_count_however_few_there_were() -> None:
+    lag = Lag(2 * MS)
+    lag.answered(50 * MS)
+    assert lag.guard_ns == 2 * MS
+
+
+def test_a_guard_that_lets_nobody_in_is_corrected_without_any_answer() -> None:
+    lag = Lag(2 * MS)
+    for _ in range(128):
+        lag.answered(50 * MS)
+    assert lag.guard_ns == 52 * MS
+    for _ in range(3 * 50):  # ticks of three seconds
+        lag.ticked(0)
+    assert lag.guard_ns == 2 * MS
 
 
 def test_answers_before_their_time_count_as_punctual() -> None:
