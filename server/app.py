@@ -32,9 +32,10 @@ from server import child, logs
 from server.admission import Door
 from server.catalog import Catalog
 from server.child import ChildContext, Processes
-from server.connections import SWEEP_NS, Doorman, protocol
+from server.connections import protocol
 from server.deadlines import Deadlines, TimerfdAlarm
 from server.decoding import Decoder
+from server.doorman import SWEEP_NS, Doorman
 from server.engine_view import EngineView
 from server.jobs import Jobs
 from server.lag import TICK_NS, Lag

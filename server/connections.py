@@ -1,25 +1,16 @@
 """HTTP connections: when a request's headers were complete, who left, and who takes too long.
 
-Knows bytes, phases of a connection and their time limits; must not know routes or images. It adds to uvicorn's
-protocol what that lacks: a limit on the time and size of headers, a cap on connections with an answer, problem
-documents for bytes that are no HTTP, and a call when a client leaves, so that no task has to watch for it. One
-periodic sweep does the work of a timer per connection.
-
-A connection is in one phase: HEADERS (from its first byte, or from connecting, until the headers are complete),
-BUSY (a request is being answered), DISCARD (answered before its body had come: the rest is read and dropped, else the
-client would see a reset instead of the answer), IDLE (kept alive), CLOSING (told to go; its bytes are ignored).
-Whatever the phase, a client that does not read what is written to it is cut off after the same time as one that
-does not finish its headers.
+Knows bytes and the phases of a connection; must not know routes or images. It adds to uvicorn's protocol what that
+lacks: a limit on the time and size of headers, a cap on connections with an answer, problem documents for bytes
+that are no HTTP, a whole response in one write, and a call when a client leaves, so that no task has to watch for
+it. How long each phase may last is the doorman's to know.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import httptools
@@ -27,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from server.doorman import Doorman, Phase
 from server.errors import CONTENT_TYPE, BadRequest, HeadersTooLarge, Overloaded, Problem, RequestTimeout
 
 Headers = list[tuple[bytes, bytes]]
@@ -34,96 +26,9 @@ Headers = list[tuple[bytes, bytes]]
 RECEIVED_NS = "anytime.received_ns"
 CONNECTION = "anytime.connection"
 
-SWEEP_NS = 100_000_000
-
 _MAX_HEADER_BYTES = 65_536
 _MAX_PIPELINED = 100
 _MAX_REFUSED = 512
-_CLOSING_NS = 1_000_000_000
-
-
-class Phase(Enum):
-    """What a connection is doing."""
-
-    HEADERS = "headers"
-    BUSY = "busy"
-    DISCARD = "discard"
-    IDLE = "idle"
-    CLOSING = "closing"
-
-
-class Doorman:
-    """Limits of all connections of one process, and who is waited for since when.
-
-    Args:
-        new_id: makes request ids for problems of requests that never were.
-        clock: nanoseconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_connections: int,
-        header_timeout_s: float,
-        keep_alive_s: float,
-        new_id: Callable[[], str],
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        self.max_connections = max_connections
-        self.new_id = new_id
-        self.clock = clock
-        header_ns = int(header_timeout_s * 1e9)
-        self._limits = {
-            Phase.HEADERS: header_ns,
-            Phase.DISCARD: header_ns,
-            Phase.IDLE: int(keep_alive_s * 1e9),
-            Phase.CLOSING: _CLOSING_NS,
-        }
-        # Insertion order is order of time, so a sweep looks only at those whose time is up.
-        self._since: dict[Phase, dict[Connection, int]] = {phase: {} for phase in self._limits}
-        self._not_reading: dict[Connection, int] = {}
-
-    def watch(self, connection: Connection, phase: Phase) -> None:
-        """From now on `connection` is in `phase`."""
-        before = self._since.get(connection.phase)
-        if before is not None:
-            before.pop(connection, None)
-        connection.phase = phase
-        after = self._since.get(phase)
-        if after is not None:
-            after[connection] = self.clock()
-
-    def not_reading(self, connection: Connection) -> None:
-        """The client does not read its answer as fast as it is written."""
-        self._not_reading[connection] = self.clock()
-
-    def reading(self, connection: Connection) -> None:
-        """It has caught up."""
-        self._not_reading.pop(connection, None)
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is gone."""
-        self.watch(connection, Phase.BUSY)
-        self.reading(connection)
-
-    def count(self, phase: Phase) -> int:
-        """Connections being waited for in a phase."""
-        return len(self._since[phase])
-
-    def sweep(self) -> None:
-        """Sends away those whose time is up."""
-        for phase, since in self._since.items():
-            for connection in self._overdue(since, self._limits[phase]):
-                connection.time_is_up()
-        for connection in self._overdue(self._not_reading, self._limits[Phase.DISCARD]):
-            connection.transport.abort()
-
-    def _overdue(self, since: dict[Connection, int], limit_ns: int) -> list[Connection]:
-        start_ns = self.clock() - limit_ns
-        overdue = list(takewhile(lambda connection: since[connection] <= start_ns, since))
-        for connection in overdue:
-            del since[connection]
-        return overdue
 
 
 class Connection(HttpToolsProtocol):
@@ -261,8 +166,12 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self.doorman.reading(self)
 
+    def cut_off(self) -> None:
+        """The doorman's call: the client does not read its answer."""
+        self.transport.abort()
+
     def time_is_up(self) -> None:
-        """The sweep's call: the client took too long for the phase it is in."""
+        """The doorman's call: the client took too long for the phase it is in."""
         if self.phase is Phase.HEADERS:
             self._send_away(RequestTimeout("The request's headers were not complete in time."))
         elif self.phase is Phase.IDLE and not self.transport.get_write_buffer_size():
