@@ -63,15 +63,21 @@ class Splits:
     test: Part
 
 
+HELD_OUT_OF_FEW, HELD_OUT_AT_LEAST = 40, 10
+
+
 def split(data: Dataset, held_out: float = 0.05, seed: int = 0) -> Splits:
     """Cut `held_out` of the training images off for validation and as much for calibration, shuffled by `seed`.
 
-    Raises DataError if a part would be empty.
+    Of a few hundred images a tenth each is held out, up to 40, and never fewer than 10: a choice or a temperature
+    that rests on less is noise.
+
+    Raises DataError if more would be held out than is left.
     """
     order = np.random.default_rng(seed).permutation(len(data.train))
-    size = int(len(order) * held_out)
-    if size < 1 or len(data.test) < 1:
-        raise DataError(f"{data.name}: {len(order)} images are too few to hold some out")
+    size = max(int(len(order) * held_out), min(HELD_OUT_OF_FEW, len(order) // 10), HELD_OUT_AT_LEAST)
+    if len(order) < 4 * size or len(data.test) < 1:
+        raise DataError(f"{data.name}: {len(order)} images to train on are too few to hold some out")
     return Splits(
         train=data.train.take(order[2 * size :]),
         validation=data.train.take(order[:size]),

@@ -103,9 +103,23 @@ def test_the_parts_of_a_split_share_no_image_and_do_not_depend_on_the_run() -> N
     data = Dataset("d", ("a", "b"), Part(images, np.arange(200)), Part(images, np.arange(200)))
     one, two = split(data), split(data)
     ids = [set(p.labels.tolist()) for p in (one.train, one.validation, one.calibration)]
-    assert [len(i) for i in ids] == [180, 10, 10]
+    assert [len(i) for i in ids] == [160, 20, 20]
     assert len(set.union(*ids)) == 200
     np.testing.assert_array_equal(one.validation.labels, two.validation.labels)
+
+
+@pytest.mark.parametrize(("images", "held_out"), [(40, 10), (240, 24), (700, 40), (45_000, 2_250)])
+def test_small_data_hold_out_a_larger_share(images: int, held_out: int) -> None:
+    part = Part(np.zeros((images, 1, 1, 3), np.uint8), np.arange(images))
+    parts = split(Dataset("d", ("a", "b"), part, part))
+    assert len(parts.validation) == len(parts.calibration) == held_out
+    assert len(parts.train) == images - 2 * held_out
+
+
+def test_data_of_a_few_images_are_refused() -> None:
+    part = Part(np.zeros((39, 1, 1, 3), np.uint8), np.arange(39))
+    with pytest.raises(DataError, match="39 images to train on are too few"):
+        split(Dataset("d", ("a", "b"), part, part))
 
 
 # --- official archives, made small ---------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from model_repo.fractalnet import FractalConfig, FractalNet, column, full
-from training.evaluate import apply_statistics, logits, norms_of, reestimate
+from training.evaluate import apply_statistics, channel_statistics, logits, norms_of, reestimate
 
 CONFIG = FractalConfig(2, (4, 4), 3, 8)
 IMAGES = torch.randn(600, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 1
@@ -51,3 +52,12 @@ def test_logits_are_those_of_the_net_in_evaluation_with_the_stages_statistics() 
     net.eval()
     apply_statistics(net, statistics)
     torch.testing.assert_close(torch.from_numpy(got), net(IMAGES, stage), atol=1e-5, rtol=1e-4)
+
+
+def test_channel_statistics_are_the_mean_and_deviation_of_pixels_scaled_to_one() -> None:
+    images = np.random.default_rng(0).integers(0, 200, (1_234, 5, 5, 3), np.uint8)
+    images[..., 1] = 7  # a constant channel still gets something to divide by
+    mean, std = channel_statistics(images)
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, np.maximum(pixels.std(0), 1e-3), rtol=1e-6)
