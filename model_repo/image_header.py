@@ -4,7 +4,8 @@ Knows the outer structure of JPEG, PNG and WebP files: type, size, completeness,
 (alpha, EXIF, an animation) is in them. Must not know pixels or how they are decoded.
 
     ImageError               the data is no image that this project takes; the text is fit for the client
-    ├── UnsupportedImage     an image of another type, or an animation
+    ├── UnsupportedImage     an image of another type
+    ├── AnimatedImage        several images in one
     ├── UndecodableImage     no image, a damaged one, or one that ends too early
     └── ImageTooLarge        more pixels than allowed
 """
@@ -44,7 +45,11 @@ class ImageError(Exception):
 
 
 class UnsupportedImage(ImageError):
-    """An image, but of a type that is not taken, or an animation."""
+    """An image, but of a type that is not taken."""
+
+
+class AnimatedImage(ImageError):
+    """An animation: which of its images is meant cannot be known."""
 
 
 class UndecodableImage(ImageError):
@@ -75,7 +80,8 @@ def read_header(data: bytes) -> Header:
     """The header of `data`, a whole image file.
 
     Raises:
-        UnsupportedImage: another type of image, or an animation.
+        UnsupportedImage: another type of image.
+        AnimatedImage: an animation.
         UndecodableImage: no image, or the file ends too early.
     """
     try:
@@ -114,7 +120,7 @@ def _png(data: bytes) -> Header:
     while True:
         length, name = struct.unpack_from(">I4s", data, position)
         if name == b"acTL":
-            raise UnsupportedImage("Animations are not supported.")
+            raise AnimatedImage("Animations are not supported: send one image.")
         if name in _PNG_UNUSUAL:
             plain = False
         position += 12 + length
@@ -161,7 +167,7 @@ def _webp(data: bytes) -> Header:
     if chunk == b"VP8X":
         flags = data[20]
         if flags & _WEBP_ANIMATION:
-            raise UnsupportedImage("Animations are not supported.")
+            raise AnimatedImage("Animations are not supported: send one image.")
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
         return Header("webp", width, height, not flags & _WEBP_UNUSUAL)

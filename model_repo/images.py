@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from model_repo.image_header import (
+    AnimatedImage,
     Header,
     ImageError,
     ImageTooLarge,
@@ -30,6 +31,7 @@ from model_repo.image_header import (
 from model_repo.manifest import InputRule
 
 __all__ = [
+    "AnimatedImage",
     "Header",
     "ImageError",
     "ImageTooLarge",
@@ -91,7 +93,8 @@ def decode(data: bytes, rule: InputRule, max_pixels: int = MAX_PIXELS) -> Pixels
         uint8 [rule.height, rule.width, 3], RGB, contiguous.
 
     Raises:
-        UnsupportedImage: of another type, or an animation.
+        UnsupportedImage: of another type.
+        AnimatedImage: an animation.
         UndecodableImage: no image, a damaged or truncated one.
         ImageTooLarge: more than `max_pixels`.
     """

@@ -15,6 +15,7 @@ from PIL import Image
 
 from model_repo import images
 from model_repo.images import (
+    AnimatedImage,
     ImageError,
     ImageTooLarge,
     UndecodableImage,
@@ -286,10 +287,10 @@ def test_other_types_of_image_are_unsupported(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_animations_are_unsupported(kind: str) -> None:
+def test_animations_are_refused(kind: str) -> None:
     frames = [Image.fromarray(noise(32, 32, seed=seed)) for seed in range(3)]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    with pytest.raises(UnsupportedImage, match="Animations"):
+    with pytest.raises(AnimatedImage, match="Animations"):
         decode(data, SMALL)
 
 
