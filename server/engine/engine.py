@@ -24,6 +24,7 @@ from server.engine.policy import (
     LaunchFailed,
     PolicyConfig,
     Tick,
+    first_answer_ns,
     new_state,
     step,
 )
@@ -152,8 +153,12 @@ class Engine:
         model = self._models.get(job.model)
         if key in self._jobs:
             return
-        if model is None or self._drain_until_ns is not None or front_end.jobs >= self._reports.most_jobs():
+        if model is None or self._drain_until_ns is not None:
             front_end.outbox.append(Done(job.number, "rejected"))
+            return
+        if front_end.jobs >= self._reports.most_jobs():
+            feasible_ns = first_answer_ns(self._state, job.model, now_ns)
+            front_end.outbox.append(Done(job.number, "rejected", feasible_ns))
             return
         height, width, channels = model.shape
         if len(job.pixels) != height * width * channels:

@@ -86,7 +86,11 @@ class FrontEnd:
             left = stop - time.monotonic()
             assert left > 0, f"not heard in {seconds} s; the last state was {self.state!r}: {self.detail!r}"
             if self.socket.poll(int(left * 1000) + 1):
-                self._take(decode(self.socket.recv()))
+                self.hear_one()
+
+    def hear_one(self) -> None:
+        """Take the envelope that is here."""
+        self._take(decode(self.socket.recv()))
 
     def greet(self, state: str = "ready", seconds: float = 20.0) -> None:
         """Introduce oneself, wait for that state and, if ready, for credit."""
