@@ -97,10 +97,7 @@ def _arrived(state: State, job: Job, now_ns: int) -> list[Instruction]:
     free_at_ns = free_ns(state, now_ns)
     waiting = Waiting(job, state.arrivals)
     queue.add_unanswered(waiting)
-    # Its own feasibility is asked apart: the walk takes its batch for one launch, which may be longer than it
-    # alone.
-    alone_ns = free_at_ns + queue.first_ns + state.config.guard_ns
-    if alone_ns > job.deadline_ns or secure_start(state) < free_at_ns:
+    if secure_start(state) < free_at_ns:
         queue.remove(waiting)
         feasible_ns = first_answer_ns(state, job.model, now_ns)
         _doubt_estimate(state, queue, job.deadline_ns - now_ns)

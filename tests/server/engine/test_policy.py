@@ -140,6 +140,66 @@ def test_no_deep_launch_starts_that_would_make_an_unanswered_job_late():
     assert device.answered_at["late"] <= 30 * MS
 
 
+def test_the_guard_is_kept_for_everyone_who_is_admitted():
+    device = one_model(config=PolicyConfig(guard_ns=1 * MS))
+    for key in range(300):
+        device.arrive(job(key, 20))
+    admitted = [key for key in range(300) if key not in device.outcomes]
+    device.drain()
+    assert len(admitted) > 50
+    assert all(device.answered_at[key] <= 19 * MS for key in admitted)
+
+
+def test_cheap_deepening_waits_when_a_costly_first_answer_has_no_time_to_lose():
+    device = one_model(costs=(5.0, 0.1, 0.2))
+    device.arrive(job("answered", 500))
+    device.tick()
+    device.run(5 * MS)
+    device.arrive(job("urgent", 5.05 + 5.05 + 0.05))
+    device.drain()
+    assert device.answered_at["urgent"] <= device.jobs["urgent"].deadline_ns
+
+
+def test_a_batch_of_one_model_may_not_make_another_models_job_late():
+    costs = (0.5, 1.0, 1.0)
+    device = Device({name: (tiny_ladder(), linear_table(costs, launch_ms=0)) for name in ("m", "n")})
+    for key, (model, deadline_ms) in enumerate([("m", 0.8), ("m", 1.8), ("n", 1.3)]):
+        device.arrive(Job(key, model, int(deadline_ms * MS)))
+    device.drain()
+    assert device.tally()["expired"] == 0
+    assert all(device.answered_at[key] <= device.jobs[key].deadline_ns for key in range(3))
+
+
+def test_no_member_of_a_deepening_batch_is_carried_past_its_deadline():
+    device = one_model(costs=(0.2, 3.9, 4.0))
+    device.arrive(job("tight", 4.45))
+    device.arrive(job("loose", 100))
+    device.drain()
+    assert len(device.stages["loose"]) > 1
+    for start, launch in device.launches:
+        assert all(start + launch.promised_ns <= device.jobs[key].deadline_ns for key in launch.keys)
+
+
+def test_where_batches_gain_nothing_small_ones_are_run_for_they_block_least():
+    device = Device({"m": (tiny_ladder(), linear_table(COSTS, launch_ms=0))})
+    for key in range(8):
+        device.arrive(job(key, 1000))
+    device.drain()
+    assert {len(launch.keys) for _, launch in device.launches} == {1}
+
+
+def test_whoever_cannot_wait_for_the_launch_that_starts_is_finished_as_it_starts():
+    device = one_model(costs=(0.2, 3.0, 6.0))
+    device.arrive(job("a", 4))
+    device.arrive(job("b", 4))
+    device.drain()
+    (deepened,) = [key for key in ("a", "b") if len(device.stages[key]) > 1]
+    (other,) = {"a", "b"} - {deepened}
+    start = next(at for at, launch in device.launches if launch.stage > 0)
+    assert device.outcome(other) == "overload"
+    assert device.ended_at[other] == start
+
+
 def test_the_blocking_cap_keeps_long_launches_away_from_tight_traffic():
     device = one_model(costs=(0.2, 0.8, 30.0))
     for key in range(40):

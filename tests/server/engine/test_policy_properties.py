@@ -18,16 +18,19 @@ arrivals = st.tuples(
     st.sampled_from([1.0, 0.0, 0.5, 0.9]),
     st.booleans(),
 )
+bursts = st.tuples(
+    st.just("burst"), st.sampled_from(["m", "n"]), st.integers(2, 40), st.floats(0.5, 30), st.floats(0, 1)
+)
 happenings = st.lists(
     st.one_of(
         arrivals,
         arrivals,
-        arrivals,
+        bursts,
         st.tuples(st.just("wait"), st.floats(0, 4)),
         st.tuples(st.just("cancel"), st.integers(0, 80)),
         st.tuples(st.just("break"), st.sampled_from(["m", "n"]), st.integers(0, 2)),
     ),
-    max_size=80,
+    max_size=40,
 )
 tables = st.tuples(st.floats(0.01, 0.5), st.floats(0.1, 2), st.floats(0.5, 12), st.floats(0, 0.5))
 
@@ -40,7 +43,12 @@ def play(script, costs, gains, confidence_seed, slowdown=lambda launch: launch.e
         duration=slowdown,
     )
     for key, (what, *how) in enumerate(script):
-        if what == "arrive":
+        if what == "burst":
+            model, count, budget_ms, spread = how
+            for number in range(count):
+                deadline = device.now + int(budget_ms * (1 + spread * number / count) * MS)
+                device.arrive(Job(1000 * key + 1000 + number, model, deadline))
+        elif what == "arrive":
             model, budget_ms, min_confidence, every_stage = how
             deadline = device.now + int(budget_ms * MS)
             device.arrive(Job(key, model, deadline, min_confidence, every_stage))
