@@ -34,7 +34,7 @@ from server.catalog import Catalog
 from server.child import ChildContext, Processes
 from server.connections import protocol
 from server.deadlines import Deadlines, TimerfdAlarm
-from server.decoding import Decoder
+from server.decoding import Decoder, warm_up
 from server.doorman import SWEEP_NS, Doorman
 from server.engine_view import EngineView
 from server.jobs import Jobs
@@ -147,6 +147,7 @@ class FrontEnd:
         alarm = TimerfdAlarm(loop, self.deadlines.ring)
         self.deadlines.use(alarm)
         self.catalog.read()
+        warm_up()
         server = self._http_server()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)

@@ -11,6 +11,8 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
+import numpy as np
 from prometheus_client import Histogram
 
 from model_repo.images import (
@@ -19,6 +21,7 @@ from model_repo.images import (
     ImageTooLarge,
     UnsupportedImage,
     check_size,
+    decode,
     decode_checked,
     read_header,
 )
@@ -29,6 +32,13 @@ from server.errors import NothingInTime, Overloaded, Problem, TooLarge, Unproces
 SMALL_BYTES = 100_000
 SMALL_PIXELS = 256 * 256
 _MOST_WAITING = 64
+
+
+def warm_up() -> None:
+    """Decodes one image of each type: the very first ones take milliseconds, which no request should pay."""
+    pixels = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    for suffix in (".jpg", ".png", ".webp"):
+        decode(cv2.imencode(suffix, pixels)[1].tobytes(), InputRule(height=8, width=8))
 
 
 class Decoder:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from model_repo.manifest import InputRule
 from server.deadlines import Deadlines, TimerfdAlarm
-from server.decoding import Decoder
+from server.decoding import Decoder, warm_up
 from server.errors import NothingInTime, Problem, TooLarge, Unprocessable, UnsupportedMedia
 from server.metrics import FrontEndMetrics
 from tests.server.conftest import image_bytes
@@ -98,3 +98,7 @@ def test_somebody_else_s_cancellation_stays_one() -> None:
             await task
 
     with_decoder(use)
+
+
+def test_warming_up_finds_a_decoder_of_each_type() -> None:
+    warm_up()
