@@ -111,6 +111,7 @@ class FrontEnd:
             clock=self.clock,
         )
         responders = (Classify(desk, self.tally), Stream(desk, self.tally))
+        self.hot_routes = [responder.route for responder in responders]
         hot = {
             responder.route: HotRoute(desk, self.tally, responder, access_log=settings.access_log)
             for responder in responders
@@ -140,6 +141,11 @@ class FrontEnd:
         )
         openapi.install(app, settings)
         return app
+
+    def expect_answers(self) -> None:
+        """Prepares what the first answer of each served model would otherwise wait for."""
+        for model in self.catalog.served:
+            self.tally.expect(model, self.hot_routes)
 
     async def serve(self, listener: socket.socket) -> None:
         """Serves on a listening socket until SIGTERM or SIGINT, then answers what is in flight and returns."""
@@ -216,6 +222,7 @@ class _EngineEvents:
     def models_changed(self) -> None:
         front = self._front
         front.catalog.serve(front.view.models)
+        front.expect_answers()
         if not front.catalog.knows(front.view.models):  # published since; hashing the files takes a while
             asyncio.get_running_loop().run_in_executor(None, front.catalog.read)
 

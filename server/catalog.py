@@ -82,6 +82,11 @@ class Catalog:
         """Every sound version, by name, then oldest first."""
         return list(self._models.values())
 
+    @property
+    def served(self) -> list[ModelView]:
+        """Those of them that the engine serves."""
+        return [model for key, model in self._models.items() if key in self._served]
+
     def knows(self, keys: Iterable[str]) -> bool:
         """Whether all of these (name@version) were there when the repository was last read."""
         return all(key in self._models for key in keys)

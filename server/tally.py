@@ -6,12 +6,18 @@ so the children are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import Counter, Histogram
 
+from server.catalog import ModelView
 from server.errors import Problem, Unavailable
 from server.jobs import Job
 from server.lag import Lag
 from server.metrics import FrontEndMetrics
+
+
+USUAL_REASONS = ("deepest", "no_gain", "confident", "deadline", "overload")
 
 
 class Tally:
@@ -23,21 +29,29 @@ class Tally:
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._answers: dict[tuple[str, int, str], tuple[Histogram, Counter, Counter]] = {}
 
-    def request(self, route: str, model: str, status: int) -> None:
-        """A request was answered. `model` is name@version, or empty where none is meant."""
+    def expect(self, model: ModelView, routes: Iterable[str]) -> None:
+        """Makes the children that answers of `model` will move: else its first requests would, a millisecond late."""
+        for route in routes:
+            self.request_child(route, model.key, 200)
+        for stages in range(1, 1 << len(model.manifest.stages)):
+            for reason in USUAL_REASONS:
+                self._children(model, stages, reason)
+
+    def request_child(self, route: str, model: str, status: int) -> Counter:
+        """The counter of such requests."""
         key = (route, model, status)
         child = self._requests.get(key)
         if child is None:
             child = self._requests[key] = self._metrics.requests.labels(route, model, str(status))
-        child.inc()
+        return child
+
+    def request(self, route: str, model: str, status: int) -> None:
+        """A request was answered. `model` is name@version, or empty where none is meant."""
+        self.request_child(route, model, status).inc()
 
     def image(self, job: Job, now_ns: int, received_ns: int, deadline_ns: int) -> None:
         """An image's answer was written."""
-        key = (job.model.key, job.stages, job.ended)
-        children = self._answers.get(key)
-        if children is None:
-            children = self._answers[key] = self._children(job)
-        latency, answers, accuracy = children
+        latency, answers, accuracy = self._children(job.model, job.stages, job.ended)
         latency.observe((now_ns - received_ns) / 1e9)
         answers.inc()
         accuracy.inc(job.model.stage_set(job.stages).expected_accuracy)
@@ -51,11 +65,14 @@ class Tally:
         if isinstance(problem, Unavailable):
             self._metrics.refused.labels(problem.kind).inc()
 
-    def _children(self, job: Job) -> tuple[Histogram, Counter, Counter]:
-        model, stage = job.model.key, job.model.stage_set(job.stages).names[-1]
-        metrics = self._metrics
-        return (
-            metrics.latency.labels(model, stage),
-            metrics.answers.labels(model, stage, job.ended),
-            metrics.expected_accuracy.labels(model),
-        )
+    def _children(self, model: ModelView, stages: int, reason: str) -> tuple[Histogram, Counter, Counter]:
+        key = (model.key, stages, reason)
+        known = self._answers.get(key)
+        if known is None:
+            stage, metrics = model.stage_set(stages).names[-1], self._metrics
+            known = self._answers[key] = (
+                metrics.latency.labels(model.key, stage),
+                metrics.answers.labels(model.key, stage, reason),
+                metrics.expected_accuracy.labels(model.key),
+            )
+        return known
