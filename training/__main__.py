@@ -18,6 +18,7 @@ from training.fit import say_skipped
 from training.loop import DivergedError, Precision
 from training.parts import DataError, split
 from training.publish import Ladder, Target, Trained, next_version, publish
+from training.ranks import together
 from training.recipe import Augmentation, Recipe
 from training.recipes import UnknownRecipeError
 from training.run import Run, RunOptions, StopRequestedError
@@ -51,7 +52,22 @@ def main(arguments: list[str] | None = None) -> int:
     except StopRequestedError as stop:
         print(stop, file=sys.stderr)
         return 3
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        print(
+            f"error: out of memory: {str(error) or 'no room for an object'}".splitlines()[0], file=sys.stderr
+        )
+        return 2
     return 0
+
+
+MEMORY_WORDS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "start new thread")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether `error` says that the machine, or a limit set on the process, has no more memory to give."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_WORDS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,18 +129,16 @@ def list_recipes(_options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train to the end, then measure every stage and write trained.pt."""
     recipe = _recipe(options)
-    with busy_machine(RUNS / ".busy.lock"):
+    with busy_machine(RUNS / ".busy.lock"), together() as ranks:
         data = load(options.data, options.size or recipe.image_size, options.download)
-        say_skipped(data)
+        if ranks.leads:
+            say_skipped(data)
         folder = RUNS / (options.name or recipe.name)
-        run = Run(
-            recipe,
-            data,
-            options.seed,
-            RunOptions(folder, options.minutes, options.evaluate_every, options.precision),
-        )
+        how = RunOptions(folder, options.minutes, options.evaluate_every, options.precision, ranks=ranks)
+        run = Run(recipe, data, options.seed, how)
         run.train(stop_at_signals())
-        print(f"trained: {run.finish()}")
+        if ranks.leads:
+            print(f"trained: {run.finish()}")
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

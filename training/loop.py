@@ -10,19 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model_repo.fractalnet import FractalConfig, FractalNet
-from training.augment import augment, normalise
+from training.augment import Extent, augment, normalise
+from training.average import Average
 from training.drop_path import Draw, Sampler
 from training.evaluate import channel_statistics
+from training.losses import PrivateNorms, StepLosses
 from training.parts import Part
+from training.ranks import Ranks, synchronise
 from training.recipe import Recipe
 from training.schedule import rate
 
@@ -34,7 +37,7 @@ ORDER, STEP = 1, 2
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a net is trained (`cpu` or `cuda`), and whether in bfloat16 autocast."""
+    """Where a net is trained (`cpu`, `cuda` or `cuda:1`), and whether in bfloat16 autocast."""
 
     device: str
     bf16: bool
@@ -57,21 +60,37 @@ class Trainer:
 
     Args:
         recipe: what to do.
-        config: the net; must fit the images.
+        config: the net; must fit the images, or the recipe's crop of them.
         train: the images that fit the weights.
         seed: of everything random.
         hardware: where and how precisely to compute.
+        ranks: the processes that train together; each takes its share of every batch.
+
+    Raises:
+        ValueError: the images do not fill one batch, or the batch cannot be shared evenly.
     """
 
     def __init__(
-        self, recipe: Recipe, config: FractalConfig, train: Part, seed: int, hardware: Hardware
+        self,
+        recipe: Recipe,
+        config: FractalConfig,
+        train: Part,
+        seed: int,
+        hardware: Hardware,
+        ranks: Ranks | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.recipe, self.seed, self.hardware = recipe, seed, hardware
-        device = torch.device(hardware.device)
+        self.recipe, self.seed, self.hardware, self.ranks = recipe, seed, hardware, ranks or Ranks()
         self.net = on_device(FractalNet(config), hardware)
+        if self.ranks.size > 1:
+            synchronise(self.net)
+        levers = recipe.levers
+        private = PrivateNorms(self.net) if levers.private_norms else None
+        self.losses = StepLosses(self.net, private, levers.label_smoothing).to(hardware.device)
+        self.average = Average(self.losses, levers.average) if levers.average else None
+        self._parallel = _in_parallel(self.losses) if self.ranks.size > 1 else None
         self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
+            self.losses.parameters(),
             lr=recipe.rate,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
@@ -79,12 +98,12 @@ class Trainer:
         )
         self.step = 0
         self.progress = Progress()
-        self._images = torch.from_numpy(train.images).to(device)
-        self._labels = torch.from_numpy(train.labels).to(device)
-        self._mean, self._std = (value.to(device) for value in channel_statistics(train.images))
+        self._images, self._labels = _resident(train, hardware)
+        self._mean, self._std = (value.to(hardware.device) for value in channel_statistics(train.images))
         self._sampler = Sampler(recipe, config)
         self.steps_per_epoch = len(train) // recipe.batch
         self.total_steps = self.steps_per_epoch * recipe.epochs
+        self._share = self.ranks.share(recipe.batch)
         if self.steps_per_epoch < 1:
             raise ValueError(f"{len(train)} training images do not fill one batch of {recipe.batch}")
 
@@ -93,15 +112,36 @@ class Trainer:
         """Whole epochs that are done."""
         return self.step // self.steps_per_epoch
 
+    # --- checkpoints and what is measured -----------------------------------------------------------------------
+
     def state(self) -> dict[str, object]:
         """What a checkpoint needs to go on exactly here."""
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        if self.losses.private:
+            state["private"] = self.losses.private.state_dict()
+        if self.average:
+            state["average"] = self.average.weights
+        return state
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.net.load_state_dict(state["net"])  # type: ignore[arg-type]
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        self.step = int(state["step"])  # type: ignore[call-overload]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
+        if self.losses.private:
+            self.losses.private.load_state_dict(state["private"])
+        if self.average:
+            self.average.restore(state["average"])
+
+    def measured(self) -> AbstractContextManager[None]:
+        """The net as it is measured and published: with averaged weights where the recipe says so."""
+        return self.average.worn() if self.average else nullcontext()
+
+    def stage_weights(self, stage: str) -> dict[str, Tensor]:
+        """Weights that a stage has of its own in training, by name in the net."""
+        return self.losses.private.weights(stage) if self.losses.private else {}
+
+    # --- steps --------------------------------------------------------------------------------------------------
 
     def rest_of_epoch(self) -> Iterator[int]:
         """Train to the end of the current epoch; yields the number of every step done."""
@@ -109,7 +149,7 @@ class Trainer:
         first = self.step % self.steps_per_epoch
         for position in range(first, self.steps_per_epoch):
             start = position * self.recipe.batch
-            self._train_step(order[start : start + self.recipe.batch].to(self._labels.device))
+            self._train_step(order[start : start + self.recipe.batch])
             self.step += 1
             yield self.step
 
@@ -119,28 +159,82 @@ class Trainer:
 
     def _train_step(self, index: Tensor) -> None:
         generator = self._generator(STEP, self.step)
-        torch.manual_seed(generator.initial_seed() & 0x7FFFFFFF)  # dropout draws from the global generator
-        draws = self._sampler.draw(generator)
-        images = augment(
-            normalise(self._images[index], self._mean, self._std), self.recipe.augmentation, generator
-        )
+        # Dropout draws from the global generator.
+        torch.manual_seed((generator.initial_seed() & 0x7FFFFFFF) + self.ranks.rank)
+        draws = self._sampler.draw(generator, self.step / self.total_steps)
+        if self.losses.teacher:
+            draws = [replace(draw, role="student") for draw in draws]
+        images, labels = self._batch(index, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.recipe, self.step, self.total_steps)
-        self.net.train()
+        self.losses.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for draw in draws:
-            self._backward(draw, images, self._labels[index])
+        for draw, loss in self._backward(draws, images, labels):
+            self.progress.add(draw.kind, loss.item())
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.step)
 
-    def _backward(self, draw: Draw, images: Tensor, labels: Tensor) -> None:
+    def _batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """This process's share of the images at `index`, normalised and augmented, and their labels."""
+        own = index[self._share].to(self._images.device)
+        pixels = self._images[own].to(self.hardware.device)
+        images = augment(
+            normalise(pixels, self._mean, self._std),
+            self.recipe.augmentation,
+            generator,
+            self.recipe.crop,
+            self.recipe.levers.cutout,
+            Extent(self._share.start, len(index)),
+        )
+        return images, self._labels[own].to(self.hardware.device)
+
+    def _backward(self, draws: list[Draw], images: Tensor, labels: Tensor) -> Iterator[tuple[Draw, Tensor]]:
+        """Gradients of the weighted losses; one way back for each draw, so that one graph at a time is held."""
+        if self._parallel is not None:
+            yield from self._backward_together(self._parallel, draws, images, labels)
+            return
+        losses = self.losses.each(images, labels, draws)
+        while True:
+            with autocast(self.hardware):
+                found = next(losses, None)
+            if found is None:
+                return
+            draw, loss = found
+            self._check(draw, loss)
+            (draw.weight * loss).backward()
+            yield draw, loss.detach()
+
+    def _backward_together(
+        self, parallel: nn.Module, draws: list[Draw], images: Tensor, labels: Tensor
+    ) -> Iterator[tuple[Draw, Tensor]]:
+        """One way back for all draws, in which DistributedDataParallel averages the gradients."""
         with autocast(self.hardware):
-            loss = F.cross_entropy(self.net(images, draw.subnetwork), labels)
+            total, losses = parallel(images, labels, draws)
+        if self.ranks.any(not bool(torch.isfinite(total))):
+            self._check(draws[0], torch.tensor(float("nan")))
+        total.backward()
+        yield from zip(draws, losses, strict=True)
+
+    def _check(self, draw: Draw, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"the loss of {draw.kind} is {loss.item()} at step {self.step}: lower the rate"
             )
-        (draw.weight * loss).backward()
-        self.progress.add(draw.kind, loss.item())
+
+
+def _in_parallel(losses: StepLosses) -> nn.Module:
+    # Drawn subnetworks leave parameters unused, and buffers are equal everywhere without being sent.
+    return DistributedDataParallel(losses, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def _resident(train: Part, hardware: Hardware) -> tuple[Tensor, Tensor]:
+    """Images and labels where they stay: on the device if they take less than half of its free memory."""
+    images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
+    device = torch.device(hardware.device)
+    if device.type == "cuda" and train.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return images, labels
+    return images.to(device), labels.to(device)
 
 
 class DivergedError(Exception):
@@ -158,19 +252,26 @@ def on_device(net: FractalNet, hardware: Hardware) -> FractalNet:
 
 def autocast(hardware: Hardware) -> AbstractContextManager[object]:
     """bfloat16 autocast, or nothing."""
-    return torch.autocast(hardware.device, torch.bfloat16) if hardware.bf16 else nullcontext()
+    kind = torch.device(hardware.device).type
+    return torch.autocast(kind, torch.bfloat16) if hardware.bf16 else nullcontext()
 
 
-def choose_hardware(config: FractalConfig, batch: int, precision: Precision) -> Hardware:
+def choose_hardware(
+    config: FractalConfig, batch: int, precision: Precision, ranks: Ranks | None = None
+) -> Hardware:
     """A GPU if there is one, else the CPU; with `auto`, whichever precision times faster for a training step here.
 
-    Timed rather than asked for, since a processor may only emulate bfloat16, ten times slower than float32.
+    Timed rather than asked for, since a processor may only emulate bfloat16, ten times slower than float32. Of several
+    processes the first decides.
     """
+    ranks = ranks or Ranks()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and ranks.size > 1:
+        device = f"cuda:{ranks.local}"
     if precision != "auto":
         return Hardware(device, precision == "bf16")
     seconds = {bf16: _step_seconds(config, batch, Hardware(device, bf16)) for bf16 in (False, True)}
-    return Hardware(device, seconds[True] < seconds[False])
+    return Hardware(device, ranks.any(ranks.leads and seconds[True] < seconds[False]))
 
 
 def _step_seconds(config: FractalConfig, batch: int, hardware: Hardware) -> float:

@@ -16,7 +16,8 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ from training.checkpoint import CheckpointError
 from training.evaluate import Pixels, logits, reestimate
 from training.loop import Precision, Trainer, choose_hardware
 from training.parts import Dataset, Part, Splits, split
+from training.ranks import Ranks
 from training.recipe import Recipe
+from training.tune import tuned_weights
 
 GLANCES = ("validation_accuracy", "validation_loss", "training_loss")
 """What the log has of every stage at a glance; losses are mean negative log-likelihoods, augmentation off."""
@@ -60,6 +63,7 @@ class RunOptions:
     evaluate_every: int = 5
     precision: Precision = "auto"
     one_bar: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 class Run:
@@ -72,11 +76,11 @@ class Run:
         options.folder.mkdir(parents=True, exist_ok=True)
         saved = self._saved()
         precision = options.precision if saved is None else "bf16" if saved["bf16"] else "float32"
-        hardware = choose_hardware(config, recipe.batch, precision)
-        self.trainer = Trainer(recipe, config, self.splits.train, seed, hardware)
+        hardware = choose_hardware(config, recipe.batch, precision, options.ranks)
+        self.trainer = Trainer(recipe, config, self.splits.train, seed, hardware, options.ranks)
         if saved:
             self.trainer.restore(saved["trainer"])
-        self._pixels = Pixels(self.splits.train)
+        self._pixels = Pixels(self.splits.train, recipe.crop)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -87,15 +91,21 @@ class Run:
             StopRequestedError: `stop_asked` said so or the minutes are over; a checkpoint is written.
         """
         begun = time.monotonic()
-        with SummaryWriter(self.options.folder / "tensorboard") as board, self._whole_bar() as whole:
+        with self._board() as board, self._whole_bar() as whole:
             while self.trainer.epoch < self.recipe.epochs:
                 started = time.monotonic()
                 for _ in self._with_bar(self.trainer.rest_of_epoch(), whole):
-                    if stop_asked() or self._over(begun):
+                    if self.options.ranks.any(stop_asked() or self._over(begun)):
                         self._save()
                         raise StopRequestedError(f"stopped at step {self.trainer.step}, checkpoint written")
                 self._save()
-                self._log_epoch(board, time.monotonic() - started)
+                if board:
+                    self._log_epoch(board, time.monotonic() - started)
+
+    def _board(self) -> AbstractContextManager[SummaryWriter | None]:
+        """Where the leading process draws curves; the others log nothing."""
+        leads = self.options.ranks.leads
+        return SummaryWriter(self.options.folder / "tensorboard") if leads else nullcontext()
 
     def _over(self, begun: float) -> bool:
         return self.options.minutes is not None and time.monotonic() - begun > self.options.minutes * 60
@@ -104,7 +114,11 @@ class Run:
         """The progress bar of the whole run, with the time that remains."""
         trainer, silent = self.trainer, not self.options.one_bar
         return tqdm(
-            total=trainer.total_steps, initial=trainer.step, desc="training", unit="batch", disable=silent
+            total=trainer.total_steps,
+            initial=trainer.step,
+            desc="training",
+            unit="batch",
+            disable=silent or not self.options.ranks.leads,
         )
 
     def _with_bar(self, steps: Iterator[int], whole: Any) -> Iterator[int]:
@@ -117,7 +131,7 @@ class Run:
             desc=title,
             unit="batch",
             mininterval=1,
-            disable=self.options.one_bar,
+            disable=self.options.one_bar or not self.options.ranks.leads,
         ) as bar:
             for step in steps:
                 bar.update()
@@ -174,7 +188,8 @@ class Run:
             "calibration": self.splits.calibration,
             "test": self.splits.test,
         }
-        outputs, statistics = self._measure(parts, STATISTICS_IMAGES)
+        own = self._tuned_weights()
+        outputs, statistics = self._measure(parts, STATISTICS_IMAGES, own)
         path = self.options.folder / "trained.pt"
         checkpoint.save(
             path,
@@ -189,7 +204,7 @@ class Run:
                 "classes": list(self.data.classes),
                 "mean": self._pixels.mean,
                 "std": self._pixels.std,
-                "net": {k: v.cpu() for k, v in self.trainer.net.state_dict().items()},
+                "net": self._weights(),
                 "statistics": statistics,
                 "logits": {s: {p: torch.from_numpy(v) for p, v in o.items()} for s, o in outputs.items()},
                 "labels": {name: torch.from_numpy(p.labels) for name, p in parts.items()},
@@ -197,17 +212,42 @@ class Run:
         )
         return path
 
+    def _tuned_weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Every stage's own weights after its fine-tune, if the recipe asks for one."""
+        if not self.recipe.levers.tune_epochs:
+            return {}
+        whole = list(stages(self.trainer.net.config))[-1]
+        _, statistics = self._measure({}, STATISTICS_IMAGES, {}, only=whole)
+        identity = self._identity() | {"step": self.trainer.step}
+        train = self.splits.train
+        return tuned_weights(self.trainer, train, statistics[whole], self.options.folder, identity)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        with self.trainer.measured():
+            return {name: value.cpu().clone() for name, value in self.trainer.net.state_dict().items()}
+
     def _measure(
-        self, parts: dict[str, Part], statistics_images: int
+        self,
+        parts: dict[str, Part],
+        statistics_images: int,
+        own: dict[str, dict[str, torch.Tensor]] | None = None,
+        only: str | None = None,
     ) -> tuple[dict[str, dict[str, np.ndarray[Any, Any]]], dict[str, dict[str, torch.Tensor]]]:
-        """Logits of every stage on every part, and the statistics they were computed with."""
+        """Logits of every stage on every part, and what they were computed with: statistics and own weights.
+
+        `own`: weights that stages have of their own, instead of those of training; `only` this stage.
+        """
         net = self.trainer.net
-        sample = self._pixels.tensor(self.splits.train.images[:statistics_images])
-        tensors = {name: self._pixels.tensor(part.images) for name, part in parts.items()}
+        sample = self._pixels.batches(self.splits.train.images[:statistics_images])
+        batches = {name: self._pixels.batches(part.images) for name, part in parts.items()}
         outputs, statistics = {}, {}
-        for name, subnetwork in stages(net.config).items():
-            statistics[name] = reestimate(net, subnetwork, sample)
-            outputs[name] = {p: logits(net, subnetwork, statistics[name], t) for p, t in tensors.items()}
+        with self.trainer.measured():
+            for name, subnetwork in stages(net.config).items():
+                if only not in (None, name):
+                    continue
+                weights = (own or {}).get(name) or self.trainer.stage_weights(name)
+                statistics[name] = reestimate(net, subnetwork, sample, weights)
+                outputs[name] = {p: logits(net, subnetwork, statistics[name], b) for p, b in batches.items()}
         return outputs, statistics
 
     # --- checkpoints --------------------------------------------------------------------------------------------
@@ -225,6 +265,8 @@ class Run:
         }
 
     def _save(self) -> None:
+        if not self.options.ranks.leads:
+            return
         content = self._identity() | {"bf16": self.trainer.hardware.bf16, "trainer": self.trainer.state()}
         checkpoint.save(self._checkpoint, content)
 
