@@ -97,7 +97,7 @@ class StageLatency(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ServedModel(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """State of one model at the engine. `stages` maps a stage's name to its latencies; failed stages are named apart."""
+    """One model at the engine: `stages` maps a stage's name to its latencies; failed stages are named apart."""
 
     model: str
     backend: str

@@ -73,7 +73,8 @@ class Settings(BaseSettings):
         2.0,
         ge=0,
         le=1000,
-        description="Least time before the deadline at which an answer is sent, in milliseconds; the measured cost of answering comes on top.",
+        description="Least time before the deadline at which an answer is sent, in milliseconds; "
+        "the measured cost of answering comes on top.",
     )
     max_jobs: int = Field(
         512, ge=1, le=100_000, description="Images one front end may have in work; more are refused with 503."

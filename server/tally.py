@@ -16,7 +16,6 @@ from server.jobs import Job
 from server.lag import Lag
 from server.metrics import FrontEndMetrics
 
-
 USUAL_REASONS = ("deepest", "no_gain", "confident", "deadline", "overload")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from server.engine.state import LOW_BUDGET, State, arrival_rate
+from server.engine.state import LOW_BUDGET, RARE_ARRIVALS, State, arrival_rate
 
 NEVER = 1 << 62
 
@@ -45,18 +45,22 @@ def blocking_cap_ns(state: State, now_ns: int) -> float:
     """How long a launch may be so that tight jobs arriving right after its start still get their first rung.
 
     Those who arrive during L nanoseconds need L·load of the device themselves, so L + L·load + first ≤ low
-    budget − guard.
+    budget − guard. Where hardly anybody is expected to arrive meanwhile, nothing is at stake: a launch in which fewer
+    than RARE_ARRIVALS are expected is never too long.
     """
     if not state.sorted_budgets:
         return math.inf
-    load = 0.0
+    rate = load = 0.0
     first_ns = 0
     for queue in state.models.values():
         if queue.usable:
-            load += arrival_rate(queue, now_ns) * queue.first_work_ns
+            own_rate = arrival_rate(queue, now_ns)
+            rate += own_rate
+            load += own_rate * queue.first_work_ns
             first_ns = max(first_ns, queue.first_ns)
     low = state.sorted_budgets[int(len(state.sorted_budgets) * LOW_BUDGET)]
-    return (low - first_ns - state.config.guard_ns) / (1.0 + load)
+    cap_ns = (low - first_ns - state.config.guard_ns) / (1.0 + load)
+    return max(cap_ns, RARE_ARRIVALS / rate) if rate > 0.0 else math.inf
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:

@@ -18,6 +18,7 @@ from server.engine.queues import ModelQueue, Waiting
 
 BUDGET_WINDOW = 128
 LOW_BUDGET = 0.05  # the quantile of recent budgets that the blocking cap protects
+RARE_ARRIVALS = 0.25  # expected during a launch; with fewer, its length endangers nobody
 BUDGET_MEMORY_NS = 5_000_000_000  # what nobody has asked for this long says nothing of who comes next
 RATE_WINDOW_NS = 200e6
 

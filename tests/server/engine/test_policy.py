@@ -382,3 +382,15 @@ def test_poisson_overload_at_fifty_milliseconds_is_answered_in_time(rate_per_s):
     answered = [key for key in device.answered_at if device.answered_at[key] <= device.jobs[key].deadline_ns]
     assert len(answered) == 1500
     assert sum(len(stages) > 1 for stages in device.stages.values()) > 500
+
+
+def test_a_lonely_job_is_not_held_back_for_traffic_that_has_ended():
+    device = one_model(costs=(0.2, 0.8, 30.0))
+    for key in range(10):
+        device.run(key * 5 * MS)
+        device.arrive(Job(key, "m", device.now + 10 * MS))
+        device.tick()
+    device.run(device.now + 1500 * MS)
+    device.arrive(Job("patient", "m", device.now + 1000 * MS))
+    device.drain()
+    assert device.outcome("patient") == "deepest"
