@@ -9,8 +9,8 @@ from typing import get_args
 
 from model_repo.export import ParityError
 from model_repo.repository import RepositoryError
-from training import fit, listing, recipes
-from training.busy import busy_machine
+from training import bench, fit, listing, recipes, report
+from training.busy import MachineBusyError, busy_machine
 from training.checkpoint import CheckpointError
 from training.data import load
 from training.drop_path import REGIMES, Regime
@@ -27,7 +27,8 @@ from training.stopping import stop_at_signals
 RUNS = Path("runs")
 
 DATA_HELP = (
-    "digits; cifar10 or cifar100 (official archives under data/); an ImageFolder directory or a zip of one"
+    "digits; cifar10, cifar100, svhn or svhn-small (official files under data/); an ImageFolder directory or a zip of "
+    "one, ImageNet too"
 )
 
 ERRORS = (
@@ -36,6 +37,7 @@ ERRORS = (
     CheckpointError,
     DivergedError,
     ParityError,
+    MachineBusyError,
     RepositoryError,
     ValueError,
 )
@@ -102,7 +104,8 @@ def parser() -> argparse.ArgumentParser:
     train_command.add_argument(
         "--evaluate-every", type=int, default=5, help="epochs between validation glances"
     )
-    fit.add_command(commands, RUNS)
+    for module in (fit, report, bench):
+        module.add_command(commands, RUNS)
     export_command = commands.add_parser("export", help="publish a finished run as a served model")
     export_command.set_defaults(command=export)
     export_command.add_argument("run", help="the run's name under runs/")

@@ -1,4 +1,4 @@
-"""Where labelled images come from: ImageFolder trees and zips, scikit-learn's digits, the official CIFAR archives.
+"""Where labelled images come from: ImageFolder trees and zips, scikit-learn's digits, the official CIFAR and SVHN files.
 
 Images are decoded by the rules that the server uses (model_repo.images). Must not know nets or training.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +18,23 @@ from tqdm import tqdm
 
 from model_repo.images import ImageError, decode
 from model_repo.manifest import InputRule
-from training import cifar
+from training import cifar, store, svhn
 from training.parts import DataError, Dataset, Part, Pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "validation")
 MAX_PIXELS = 100_000_000
 
+STORE_ABOVE = 4 << 30
+"""Bytes of decoded images above which they are kept on disk and not in memory: ImageNet's are 250 GB."""
+
 
 def load(source: str, size: int = 32, download: bool = False, test_share: float = 0.1) -> Dataset:
     """The data set called `source`.
 
     Args:
-        source: `digits`; `cifar10` or `cifar100`, the official archive under data/; or an ImageFolder
-            directory or zip: [split/]class/image. Without a test split, `test_share`
+        source: `digits`; `cifar10`, `cifar100`, `svhn` or `svhn-small`, the official files under data/; or an
+            ImageFolder directory or zip: [split/]class/image. Without a test split, `test_share`
             of the images, chosen by a fixed seed, become the test part.
         size: height and width that images are brought to.
         download: fetch an official archive that is not there.
@@ -43,6 +46,8 @@ def load(source: str, size: int = 32, download: bool = False, test_share: float 
         return _digits()
     if source in cifar.ARCHIVES:
         return cifar.load(cifar.ARCHIVES[source], Path("data"), download)
+    if source in svhn.SOURCES:
+        return svhn.load(source, Path("data/svhn"), download)
     path = Path(source)
     if not path.exists():
         raise DataError(f"no data at {source}")
@@ -59,6 +64,7 @@ class _File:
 
     parts: tuple[str, ...]
     read: Callable[[], bytes] = field(repr=False)
+    stamp: str = ""  # changes when the file does; a zip's files go by the archive's
 
     @property
     def name(self) -> str:
@@ -67,7 +73,12 @@ class _File:
 
 def _folder_files(root: Path) -> list[_File]:
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return [_File(p.relative_to(root).parts, p.read_bytes) for p in paths]
+    return [_File(p.relative_to(root).parts, p.read_bytes, _stamp(p)) for p in paths]
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _zip_files(path: Path) -> list[_File]:
@@ -86,8 +97,10 @@ def _image_folder(path: Path, files: list[_File], rule: InputRule, test_share: f
         raise DataError(f"{path}: found {len(classes)} class folders with images, at least 2 are needed")
     train, test = _by_split(files, test_share)
     skipped: list[tuple[str, str]] = []
-    parts = [_cached(path, list(part), classes, rule, skipped) for part in (train, test)]
-    return Dataset(path.stem, classes, parts[0], parts[1], tuple(skipped))
+    on_disk = len(files) * rule.height * rule.width * 3 > STORE_ABOVE
+    read = _stored if on_disk else _cached
+    parts = [read(path, list(part), classes, rule, skipped) for part in (train, test)]
+    return Dataset(path.stem, classes, parts[0], parts[1], tuple(skipped), in_random_order=on_disk)
 
 
 def _by_split(files: list[_File], test_share: float) -> tuple[list[_File], list[_File]]:
@@ -106,12 +119,7 @@ def _cached(
     """Decode `files`, or take the arrays that an earlier call left in the user's cache for an unchanged zip."""
     if not path.is_file():
         return _decode_all(files, classes, rule, skipped)
-    stat = path.stat()
-    names = hashlib.sha256("\n".join(f.name for f in files).encode()).hexdigest()
-    key = hashlib.sha256(
-        f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {rule} {names}".encode()
-    ).hexdigest()
-    cache = _cache_folder() / f"{path.stem}-{key[:16]}.npz"
+    cache = _cache_folder() / f"{_key(path, files, rule)}.npz"
     if cache.exists():
         with np.load(cache) as arrays:
             return Part(arrays["images"], arrays["labels"])
@@ -123,6 +131,29 @@ def _cached(
         np.savez(temporary, images=part.images, labels=part.labels)
         temporary.replace(cache)
     return part
+
+
+def _stored(
+    path: Path, files: list[_File], classes: tuple[str, ...], rule: InputRule, skipped: list[tuple[str, str]]
+) -> Part:
+    """The images of `files` in an array on disk, decoded there now or by an earlier call."""
+    index = {name: i for i, name in enumerate(classes)}
+
+    def decoded(numbers: Sequence[int]) -> store.Decoded:
+        for file, pixels in _decoded([files[n] for n in numbers], rule):
+            yield file.name, index[file.parts[-2]], pixels
+
+    part, left_out = store.stored(_cache_folder() / _key(path, files, rule), len(files), rule.height, decoded)
+    skipped.extend(left_out)
+    return part
+
+
+def _key(path: Path, files: list[_File], rule: InputRule) -> str:
+    """A name for decoded images that changes with the files, their place and the rule."""
+    stamp = _stamp(path) if path.is_file() else ""
+    names = hashlib.sha256("\n".join(f"{f.name} {f.stamp}".rstrip() for f in files).encode()).hexdigest()
+    key = hashlib.sha256(f"{path.resolve()} {stamp} {rule} {names}".encode()).hexdigest()
+    return f"{path.stem}-{key[:16]}"
 
 
 def _cache_folder() -> Path:
@@ -157,7 +188,9 @@ def _decoded(files: list[_File], rule: InputRule) -> Iterator[tuple[_File, Pixel
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from zip(files, pool.map(one, files), strict=True)
+        for start in range(0, len(files), store.CHUNK):  # a bounded number of images waits to be taken
+            chunk = files[start : start + store.CHUNK]
+            yield from zip(chunk, pool.map(one, chunk), strict=True)
 
 
 # --- scikit-learn's digits ----------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def reestimate(
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average
             norm.train()
-        for batch in images.split(BATCH):
+        for batch in images.split(batch_size(net)):
             net(batch.to(device_of(net)), subnetwork)
         statistics = {
             f"{name}.{key}": getattr(norm, key).cpu().clone()
@@ -113,8 +113,13 @@ def logits(
     """float32 logits [n, classes] of one stage with its own statistics, in float32; the net is left as it was."""
     with wearing(net, statistics):
         net.eval()
-        outputs = [net(batch.to(device_of(net)), subnetwork) for batch in images.split(BATCH)]
+        outputs = [net(batch.to(device_of(net)), subnetwork) for batch in images.split(batch_size(net))]
     return torch.cat(outputs).float().cpu().numpy()
+
+
+def batch_size(net: FractalNet) -> int:
+    """Images that are measured at a time: BATCH small ones, fewer large ones, so that activations fit the memory."""
+    return max(16, min(BATCH, BATCH * 32 * 32 // net.config.input_size**2))
 
 
 def device_of(net: FractalNet) -> torch.device:
@@ -132,10 +137,10 @@ class Pixels:
         self.mean, self.std = channel_statistics(train.images)
         self._crop = crop
 
-    def tensor(self, images: NDArray[np.uint8]) -> Tensor:
-        """uint8 [n, h, w, c] -> normalised float32 [n, c, h, w]."""
-        whole = normalise(torch.from_numpy(images), self.mean, self.std)
-        return middle(whole, self._crop) if self._crop else whole
+    def tensor(self, images: NDArray[np.uint8], whole: bool = False) -> Tensor:
+        """uint8 [n, h, w, c] -> normalised float32 [n, c, h, w], cropped unless `whole`."""
+        normal = normalise(torch.from_numpy(images), self.mean, self.std)
+        return middle(normal, self._crop) if self._crop and not whole else normal
 
     def batches(self, images: NDArray[np.uint8]) -> PixelBatches:
         """The same, normalised batch by batch."""

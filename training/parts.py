@@ -28,8 +28,8 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index: NDArray[np.int64]) -> Part:
-        """The images at `index`, in that order."""
+    def take(self, index: NDArray[np.int64] | slice) -> Part:
+        """The images at `index`, in that order; a slice copies nothing."""
         return Part(self.images[index], self.labels[index])
 
 
@@ -38,6 +38,7 @@ class Dataset:
     """Labelled images for training and for the final test, and what could not be read.
 
     Attributes:
+        in_random_order: the training images lie in one, so that parts may be slices of them.
         skipped: (name, reason) of every file that is no readable image; they are reported, never silently dropped.
     """
 
@@ -46,6 +47,7 @@ class Dataset:
     train: Part
     test: Part
     skipped: tuple[tuple[str, str], ...] = ()
+    in_random_order: bool = False
 
     @property
     def input_size(self) -> int:
@@ -78,9 +80,8 @@ def split(data: Dataset, held_out: float = 0.05, seed: int = 0) -> Splits:
     size = max(int(len(order) * held_out), min(HELD_OUT_OF_FEW, len(order) // 10), HELD_OUT_AT_LEAST)
     if len(order) < 4 * size or len(data.test) < 1:
         raise DataError(f"{data.name}: {len(order)} images to train on are too few to hold some out")
-    return Splits(
-        train=data.train.take(order[2 * size :]),
-        validation=data.train.take(order[:size]),
-        calibration=data.train.take(order[size : 2 * size]),
-        test=data.test,
+    cuts = slice(2 * size, None), slice(0, size), slice(size, 2 * size)
+    train, validation, calibration = (
+        data.train.take(cut if data.in_random_order else order[cut]) for cut in cuts
     )
+    return Splits(train, validation, calibration, data.test)

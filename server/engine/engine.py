@@ -7,10 +7,10 @@ turn of the loop tells the policy all that has happened, lets it decide, and sen
 from __future__ import annotations
 
 import logging
+import select
 from collections.abc import Callable
 
 import numpy as np
-import zmq
 
 from server.engine.counting import Counting
 from server.engine.device import Device, Result
@@ -79,9 +79,7 @@ class Engine:
         self._jobs: dict[Key, JobRecord] = {}
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
-        self._poller = zmq.Poller()
-        self._poller.register(front_ends.socket, zmq.POLLIN)
-        self._poller.register(device.fileno(), zmq.POLLIN)
+        self._readable = (front_ends.fileno(), device.fileno())
 
     def drain(self, until_ns: int) -> None:
         """Take no more jobs, end `run` when those that are here are done, or at that time."""
@@ -105,8 +103,6 @@ class Engine:
         if landed is not None:
             self._land(landed)
         self._flush()
-        self._reports.send_due(self._state, self._clock_ns())
-        self._flush()
         return landed is not None
 
     def _wait(self) -> None:
@@ -114,8 +110,10 @@ class Engine:
         until_ns = self._reports.next_due_ns(self._device.busy, now_ns)
         if self._wake_ns is not None:
             until_ns = min(until_ns, self._wake_ns)
-        # Rounded down: poll() counts whole milliseconds, and the last part of one is waited for turn by turn.
-        self._poller.poll(max(0, until_ns - now_ns) // MS)
+        # select() rather than poll(): it counts microseconds, and a loop that spins through the last part of a
+        # millisecond takes the core from the launch it waits for.
+        if not self._front_ends.waiting():
+            select.select(self._readable, (), (), max(0, until_ns - now_ns) / 1e9)
 
     def _drained(self) -> bool:
         if self._drain_until_ns is None:
@@ -301,6 +299,8 @@ class Engine:
         return self._models[launch.model].model.manifest.stage_names[launch.stage]
 
     def _flush(self) -> None:
+        # What is due rides along: every envelope of its own would wake the front end once more.
+        self._reports.send_due(self._state, self._clock_ns())
         for gone in self._front_ends.flush():
             for key in [key for key, job in self._jobs.items() if job.front_end == gone.identity]:
                 self._cancel(key)

@@ -64,6 +64,14 @@ class FrontEnds:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(endpoint)
 
+    def fileno(self) -> int:
+        """Becomes readable when something may have come, once: ask `waiting` before waiting for it."""
+        return int(self.socket.getsockopt(zmq.FD))
+
+    def waiting(self) -> bool:
+        """Whether something is here to be received."""
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     def receive(self) -> Iterator[tuple[FrontEnd, Envelope]]:
         """All envelopes that are here; never waits. Whoever sends is known from then on."""
         while True:
