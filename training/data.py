@@ -1,4 +1,4 @@
-"""Where labelled images come from: ImageFolder trees and zips, scikit-learn's digits, the official CIFAR and SVHN files.
+"""Where labelled images come from: ImageFolder trees and zips, scikit-learn's digits, official files.
 
 Images are decoded by the rules that the server uses (model_repo.images). Must not know nets or training.
 """

@@ -21,6 +21,7 @@ from PIL import Image
 from training import cifar
 from training.cifar import ARCHIVES, Archive
 from training.data import load
+from training.download import fetch
 from training.parts import DataError, Dataset, Part, split
 
 
@@ -195,14 +196,14 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> N
     path = tmp_path / "data.tar.gz"
     with served(content, cut=100) as url:
         with pytest.raises(DataError):
-            cifar.fetch(url, path, archive.md5)
+            fetch(url, path, archive.md5)
         assert not path.exists()
-        cifar.fetch(url, path, archive.md5)
+        fetch(url, path, archive.md5)
     assert path.read_bytes() == content
 
 
 def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     archive, content = archive_of("cifar10")
     with served(content + b"x") as url, pytest.raises(DataError, match="damaged"):
-        cifar.fetch(url, tmp_path / "data.tar.gz", archive.md5)
+        fetch(url, tmp_path / "data.tar.gz", archive.md5)
     assert list(tmp_path.iterdir()) == []
