@@ -64,6 +64,8 @@ class Device:
 
     def poll(self) -> Result | None:
         """The result of the launch that ran beside, once it has ended."""
+        if not self._beside:
+            return None
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:

@@ -103,6 +103,7 @@ class Engine:
         if landed is not None:
             self._land(landed)
         self._flush()
+        self._counting.settle()
         return landed is not None
 
     def _wait(self) -> None:

@@ -74,11 +74,8 @@ class FrontEnds:
 
     def receive(self) -> Iterator[tuple[FrontEnd, Envelope]]:
         """All envelopes that are here; never waits. Whoever sends is known from then on."""
-        while True:
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while self.waiting():
+            frames = self.socket.recv_multipart(zmq.NOBLOCK)
             front_end = self.known.get(frames[0])
             if front_end is None:
                 front_end = self.known[frames[0]] = FrontEnd(frames[0])

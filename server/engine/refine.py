@@ -73,6 +73,7 @@ class _Formula:
     stages: tuple[int, ...]
     weights: tuple[float, ...]
     temperature: float
+    alone: int  # the only stage that has a say, as it is; -1 where several have
 
 
 class Refiner:
@@ -94,21 +95,28 @@ class Refiner:
         alone = stage_log_probabilities(logits, self._temperatures[stage])
         for job, row in zip(jobs, alone, strict=True):
             job.log_probabilities[stage] = row
-        pooled = self._pooled(jobs, len(alone[0]))
+        pooled = self._pooled(jobs, stage, alone)
         order = np.argsort(-pooled, axis=1, kind="stable")[:, : max(job.top_k for job in jobs)]
         values = np.take_along_axis(pooled, order, axis=1).tolist()
         certainty = np.minimum(np.exp(alone.max(axis=1)), 1.0).tolist()
         stage_tops = list(zip(alone.argmax(axis=1).tolist(), certainty, strict=True))
         return Refined(jobs, stage, [row[0] for row in values], order.tolist(), values, stage_tops)
 
-    def _pooled(self, jobs: list[JobRecord], classes: int) -> Floats:
-        """Probabilities float32 [n, classes]; jobs with the same stages behind them are pooled together."""
+    def _pooled(self, jobs: list[JobRecord], ran: int, alone: Floats) -> Floats:
+        """Probabilities float32 [n, classes] after stage `ran` gave log-probabilities `alone`, of the same shape.
+
+        Jobs with the same stages behind them are pooled together; where the manifest lets the stage that ran speak
+        alone, there is nothing to pool.
+        """
         alike: dict[tuple[int, ...], list[int]] = {}
         for n, job in enumerate(jobs):
             alike.setdefault(tuple(sorted(job.log_probabilities)), []).append(n)
-        pooled = np.empty((len(jobs), classes), np.float32)
+        pooled = np.empty_like(alone)
         for stages, members in alike.items():
             formula = self._formula(stages)
+            if formula.alone == ran:
+                pooled[members] = np.exp(alone[members])
+                continue
             rows = [np.stack([jobs[n].log_probabilities[s] for n in members]) for s in formula.stages]
             pooled[members] = pool(rows, formula.weights, formula.temperature)
         return pooled
@@ -118,5 +126,9 @@ class Refiner:
         if found is None:
             names = self._manifest.stage_names
             rule = self._manifest.pools[",".join(names[stage] for stage in stages)]
-            found = self._formulas[stages] = _Formula(stages, rule.weights, rule.temperature)
+            speaking = [stage for stage, weight in zip(stages, rule.weights, strict=True) if weight]
+            plain = len(speaking) == 1 and max(rule.weights) == rule.temperature
+            found = self._formulas[stages] = _Formula(
+                stages, rule.weights, rule.temperature, speaking[0] if plain else -1
+            )
         return found

@@ -49,26 +49,27 @@ class Stream:
         problems: list[bytes] = []  # of files that failed before the headers left
         while True:
             events = self._news(request, feeds, problems)
-            if events:
+            over = all(feed.over for feed in feeds)
+            if events or (over and reply.started):
                 if not reply.started:
                     await reply.start(200, _headers(request.id))
-                await reply.body(b"".join([*problems, *events]), more=True)
+                # The last event and the end of the body are one write: the client waits for both.
+                await reply.body(b"".join([*problems, *events]), more=not over)
                 problems.clear()
             self._count(request, feeds)
-            if all(feed.over for feed in feeds):
+            if over:
                 break
             await request.bell.wait()
             if request.gone:
                 raise ClientLeft
-        await self._finish(request, reply, problems)
+        await self._finish(request, reply)
 
     async def break_off(self, request: Request, problem: Problem, reply: Reply) -> None:
         """The problem as the last event."""
         await reply.body(_event("error", problem.document(request.id)))
 
-    async def _finish(self, request: Request, reply: Reply, problems: list[bytes]) -> None:
+    async def _finish(self, request: Request, reply: Reply) -> None:
         if reply.started:
-            await reply.body(b"".join(problems))
             for job in request.jobs:
                 problem = job if isinstance(job, Problem) else job.problem
                 if problem is not None:
