@@ -20,6 +20,15 @@ def log_softmax(logits: Floats) -> Floats:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
 
 
+def softmax(logits: Floats, temperature: float) -> Floats:
+    """Calibrated probabilities of one stage alone, float32 [n, classes]."""
+    scaled = logits * np.float32(1.0 / temperature)
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(axis=-1, keepdims=True)
+    return scaled
+
+
 def stage_log_probabilities(logits: Floats, temperature: float) -> Floats:
     """Calibrated log-probabilities of one stage alone, float32 [n, classes]."""
     return log_softmax(logits / np.float32(temperature))

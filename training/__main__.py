@@ -9,12 +9,13 @@ from typing import get_args
 
 from model_repo.export import ParityError
 from model_repo.repository import RepositoryError
-from training import bench, fit, listing, recipes, report
+from training import bench, fit, lever_table, listing, recipes, report
 from training.busy import MachineBusyError, busy_machine
 from training.checkpoint import CheckpointError
 from training.data import load
 from training.drop_path import REGIMES, Regime
 from training.fit import say_skipped
+from training.levers import UnknownLeverError
 from training.loop import DivergedError, Precision
 from training.parts import DataError, split
 from training.publish import Ladder, Target, Trained, next_version, publish
@@ -32,6 +33,7 @@ DATA_HELP = (
 )
 
 ERRORS = (
+    UnknownLeverError,
     UnknownRecipeError,
     DataError,
     CheckpointError,
@@ -104,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     train_command.add_argument(
         "--evaluate-every", type=int, default=5, help="epochs between validation glances"
     )
-    for module in (fit, report, bench):
+    for module in (fit, report, bench, lever_table):
         module.add_command(commands, RUNS)
     export_command = commands.add_parser("export", help="publish a finished run as a served model")
     export_command.set_defaults(command=export)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.manifest import Manifest
-from model_repo.pooling import pool, stage_log_probabilities
+from model_repo.pooling import pool, softmax, stage_log_probabilities
 from server.engine.backends.protocol import Logits
 from server.messages import Refinement
 
@@ -29,7 +29,7 @@ class JobRecord:
         deadline_ns, arrived_ns: monotonic.
         top_k: classes wanted in a refinement, at most as many as there are.
         pixels: uint8 height x width x 3.
-        log_probabilities: float32 [classes] of each stage that has run, by place in the ladder.
+        logits: float32 [classes] of each stage that has run, by place in the ladder.
         queue_ns: from arrival to first launch; -1 before it.
         compute_ns: wall time of its launches.
     """
@@ -41,7 +41,7 @@ class JobRecord:
     arrived_ns: int
     top_k: int
     pixels: bytes
-    log_probabilities: dict[int, Floats] = field(default_factory=dict)
+    logits: dict[int, Floats] = field(default_factory=dict)
     queue_ns: int = -1
     compute_ns: int = 0
 
@@ -92,34 +92,38 @@ class Refiner:
             stage: the stage that has run.
             logits: float32 [n, classes], finite.
         """
-        alone = stage_log_probabilities(logits, self._temperatures[stage])
-        for job, row in zip(jobs, alone, strict=True):
-            job.log_probabilities[stage] = row
+        for job, row in zip(jobs, logits, strict=True):
+            job.logits[stage] = row
+        alone = softmax(logits, self._temperatures[stage])
         pooled = self._pooled(jobs, stage, alone)
-        order = np.argsort(-pooled, axis=1, kind="stable")[:, : max(job.top_k for job in jobs)]
-        values = np.take_along_axis(pooled, order, axis=1).tolist()
-        certainty = np.minimum(np.exp(alone.max(axis=1)), 1.0).tolist()
-        stage_tops = list(zip(alone.argmax(axis=1).tolist(), certainty, strict=True))
-        return Refined(jobs, stage, [row[0] for row in values], order.tolist(), values, stage_tops)
+        indices, values = _best_first(pooled, max(job.top_k for job in jobs))
+        tops = (indices, values) if pooled is alone else _best_first(alone, 1)
+        stage_tops = [(index[0], value[0]) for index, value in zip(*tops, strict=True)]
+        return Refined(jobs, stage, [row[0] for row in values], indices, values, stage_tops)
 
     def _pooled(self, jobs: list[JobRecord], ran: int, alone: Floats) -> Floats:
-        """Probabilities float32 [n, classes] after stage `ran` gave log-probabilities `alone`, of the same shape.
+        """Probabilities float32 [n, classes] after stage `ran` alone gave `alone`, of the same shape.
 
-        Jobs with the same stages behind them are pooled together; where the manifest lets the stage that ran speak
-        alone, there is nothing to pool.
+        Jobs with the same stages behind them are pooled together. Where the manifest lets the stage that ran speak
+        alone, there is nothing to pool: with small batches most of the time went there.
         """
         alike: dict[tuple[int, ...], list[int]] = {}
         for n, job in enumerate(jobs):
-            alike.setdefault(tuple(sorted(job.log_probabilities)), []).append(n)
-        pooled = np.empty_like(alone)
-        for stages, members in alike.items():
-            formula = self._formula(stages)
-            if formula.alone == ran:
-                pooled[members] = np.exp(alone[members])
-                continue
-            rows = [np.stack([jobs[n].log_probabilities[s] for n in members]) for s in formula.stages]
-            pooled[members] = pool(rows, formula.weights, formula.temperature)
+            alike.setdefault(tuple(sorted(job.logits)), []).append(n)
+        mixed = {s: members for s, members in alike.items() if self._formula(s).alone != ran}
+        if not mixed:
+            return alone
+        pooled = alone.copy()
+        for stages, members in mixed.items():
+            pooled[members] = self._pool([jobs[n] for n in members], self._formula(stages))
         return pooled
+
+    def _pool(self, jobs: list[JobRecord], formula: _Formula) -> Floats:
+        rows = [
+            stage_log_probabilities(np.stack([job.logits[s] for job in jobs]), self._temperatures[s])
+            for s in formula.stages
+        ]
+        return pool(rows, formula.weights, formula.temperature)
 
     def _formula(self, stages: tuple[int, ...]) -> _Formula:
         found = self._formulas.get(stages)
@@ -132,3 +136,10 @@ class Refiner:
                 stages, rule.weights, rule.temperature, speaking[0] if plain else -1
             )
         return found
+
+
+def _best_first(probabilities: Floats, count: int) -> tuple[list[list[int]], list[list[float]]]:
+    """Per row the `count` likeliest classes, best first (the lower index among equals), and their probabilities."""
+    order = (-probabilities).argsort(axis=1, kind="stable")[:, :count].tolist()
+    rows = probabilities.tolist()
+    return order, [[row[index] for index in best] for row, best in zip(rows, order, strict=True)]
