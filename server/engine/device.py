@@ -1,8 +1,9 @@
 """Where launches run: short ones at once, long ones beside the loop.
 
-Knows threads and how to wake the loop; must not know stages. A launch of a tenth of a millisecond costs less than
-handing it to a thread. During one of 40 ms the loop must go on refusing, cancelling and telling that it lives, so that
-one runs in a thread of its own: runtimes release the GIL.
+Knows threads and how to wake the loop; must not know stages. Handing a launch to a thread costs a tenth of a
+millisecond, and on a shared core more: for one of a few milliseconds the loop may as well wait. During one of 40 ms it
+must go on refusing, cancelling and telling that it lives, so that one runs in a thread of its own: runtimes release
+the GIL.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from queue import SimpleQueue
 from server.engine.backends.protocol import Logits
 from server.engine.events import Launch
 
-BESIDE_NS = 1_500_000
+BESIDE_NS = 6_000_000
 
 
 @dataclass(frozen=True, slots=True)
