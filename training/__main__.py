@@ -57,11 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return 3
     except (MemoryError, OSError, RuntimeError) as error:
-        if not lacks_memory(error):
+        if not (lacks_memory(error) or isinstance(error, OSError)):
             raise
-        print(
-            f"error: out of memory: {str(error) or 'no room for an object'}".splitlines()[0], file=sys.stderr
-        )
+        kind = "out of memory: " if lacks_memory(error) else ""
+        print(f"error: {kind}{str(error) or 'no room for an object'}".splitlines()[0], file=sys.stderr)
         return 2
     return 0
 
