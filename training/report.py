@@ -125,7 +125,7 @@ def _ladder(page: Page, found: Results) -> None:
     page.section(
         "The ladder",
         "Every prefix of the ladder as it is served, beside the deepest of its rungs alone. Rungs are pooled only "
-        "where that was better beyond doubt on the calibration part.",
+        "where that was better by more than chance on the calibration part.",
     )
     rows = [
         (

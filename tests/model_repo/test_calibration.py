@@ -39,6 +39,14 @@ def test_the_temperature_undoes_over_and_under_confidence(scale: float) -> None:
     assert expected_calibration_error(calibrated, LABELS) < 0.02
 
 
+def test_a_few_right_answers_make_no_stage_certain() -> None:
+    labels = np.arange(24) % CLASSES
+    logits = 2.0 * np.eye(CLASSES, dtype=np.float32)[labels]
+    t = fit_temperature(logits, labels)
+    assert 0.3 < t < 1.0
+    assert np.exp(stage_log_probabilities(logits, t)).max() < 0.9999
+
+
 def test_two_independent_stages_pool_to_more_than_either() -> None:
     result = calibrate({"a": WEAK, "b": STRONG}, LABELS)
     pools = result.pools

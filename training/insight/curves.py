@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from training.insight.record import Curve, Log
 from training.insight.style import PALETTE, new_figure, stage_colour, stage_line, tidy
@@ -84,11 +85,11 @@ def _points(curve: Curve) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def _log_scale(axes: Axes) -> None:
-    """A logarithmic axis whose ticks read 0.3, 1, 2 …"""
+    """A logarithmic axis whose ticks read 0.2, 0.5, 1, 2 …"""
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=8)
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _finish(axes: Axes) -> None:
