@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-BackendName = Literal["auto", "onnxruntime", "null"]
+BackendName = Literal["auto", "onnxruntime", "openvino", "null"]
 
 
 class Settings(BaseSettings):
@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=1, le=64, description="Front-end processes that share the port.")
     backend: BackendName = Field(
-        "auto", description="Runtime of the stages; null answers at once, for measuring the front end."
+        "auto",
+        description="Runtime of the stages; auto takes the faster for this processor; "
+        "null answers at once, for measuring the front end.",
     )
     engine_threads: int = Field(
         0,

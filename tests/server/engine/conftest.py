@@ -29,6 +29,7 @@ class EngineProcess:
             "models_dir": tmp_path / "models",
             "state_dir": tmp_path / "state",
             "drain_s": 5.0,
+            "backend": "onnxruntime",  # the numbers are compared with float32
             **settings,
         }
         self.runtime_dir = tmp_path / "run"
