@@ -77,7 +77,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     models = REPOSITORY / "model_repo" / "models"
     parser.add_argument("--models-dir", type=Path, default=models, help="models to serve")
     parser.add_argument("--workers", type=int, default=1, help="front ends (default: 1)")
-    parser.add_argument("--backend", default="onnxruntime", help="runtime (default: %(default)s)")
+    parser.add_argument("--backend", default="auto", help="runtime (default: %(default)s)")
     parser.add_argument(
         "--probes", type=int, default=8, help="runs per search of a highest rate (default: 8)"
     )

@@ -41,7 +41,7 @@ from server.jobs import Jobs
 from server.lag import TICK_NS, Lag
 from server.link import Link
 from server.messages import Done, Refinement
-from server.metrics import FrontEndMetrics, exposition
+from server.metrics import FrontEndMetrics, count_without_asking, exposition
 from server.routes import envelope, health, models, openapi
 from server.routes.classify import Classify
 from server.routes.hot import HotRoute
@@ -293,6 +293,7 @@ def main() -> None:
         raise SystemExit("A front end needs the listening socket of the supervisor")
     logs.configure(context.settings.log_level, "frontend")
     _tune_process()
+    count_without_asking()
     identity = f"frontend-{os.getpid()}-{time.time_ns()}".encode()
     front = FrontEnd(context, CollectorRegistry(), identity)
     with (

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.values import MultiProcessValue
 
 _MS = 1e-3
 LATENCY = tuple(
@@ -156,6 +157,16 @@ class EngineMetrics:
         self.stage_failures = Counter(
             "anytime_stage_failures", "Launches that failed.", ["model", "stage"], registry=registry
         )
+
+
+def count_without_asking() -> None:
+    """Spares every count the system call that asks for the process's number; to be called before metrics are made.
+
+    prometheus_client asks in case the process has forked, which those of the service never do.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        own = os.getpid()
+        values.ValueClass = MultiProcessValue(process_identifier=lambda: own)  # type: ignore[no-untyped-call]
 
 
 def exposition(registry: CollectorRegistry) -> bytes:

@@ -24,7 +24,7 @@ from server.engine.frontends import FrontEnds
 from server.engine.loading import Loaded, Loader
 from server.engine.policy import PolicyConfig
 from server.engine.reports import Reports
-from server.metrics import EngineMetrics
+from server.metrics import EngineMetrics, count_without_asking
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def main() -> None:
     )  # a terminal's Ctrl-C reaches everyone; the supervisor decides
     epoch = secrets.randbits(62) + 1
     front_ends = FrontEnds(zmq.Context.instance(), context.engine_endpoint, epoch)
+    count_without_asking()
     counting = Counting(EngineMetrics(CollectorRegistry()))
     reports = Reports(front_ends, settings.max_jobs, counting)
     backend, loaded = _load(context, reports)
