@@ -81,6 +81,8 @@ class Run:
         self.trainer = Trainer(recipe, config, self.splits.train, seed, hardware, options.ranks)
         if saved:
             self.trainer.restore(saved["trainer"])
+        # Of the start, as it is now: the tree may have moved on by the time the run ends.
+        self._code_commit: str = (saved or {}).get("code_commit") or code_commit()
         self._pixels = Pixels(self.splits.train, recipe.crop)
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ class Run:
                 "recipe": self.recipe.to_dict(),
                 "seed": self.seed,
                 "bf16": self.trainer.hardware.bf16,
-                "code_commit": code_commit(),
+                "code_commit": self._code_commit,
                 "data": self.data.name,
                 "part_sizes": {"train": len(self.splits.train)} | {name: len(p) for name, p in parts.items()},
                 "classes": list(self.data.classes),
@@ -283,7 +285,11 @@ class Run:
     def _save(self) -> None:
         if not self.options.ranks.leads:
             return
-        content = self._identity() | {"bf16": self.trainer.hardware.bf16, "trainer": self.trainer.state()}
+        content = self._identity() | {
+            "bf16": self.trainer.hardware.bf16,
+            "code_commit": self._code_commit,
+            "trainer": self.trainer.state(),
+        }
         checkpoint.save(self._checkpoint, content)
 
     def _saved(self) -> dict[str, Any] | None:

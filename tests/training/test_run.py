@@ -202,3 +202,15 @@ def test_other_names_of_the_classes_are_another_run(digits: Dataset, tmp_path: P
     renamed = Dataset("digits", ("zero", *digits.classes[1:]), digits.train, digits.test)
     with pytest.raises(CheckpointError, match=r"classes differs \(0, 1.*not zero, 1"):
         Run(recipe(), renamed, 0, options(tmp_path))
+
+
+def test_the_commit_that_is_noted_is_the_one_a_run_began_with(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run.code_commit", lambda: "first")
+    with pytest.raises(StopRequestedError):
+        Run(recipe(), digits, 0, options(tmp_path, minutes=0.0)).train()
+    monkeypatch.setattr("training.run.code_commit", lambda: "later")
+    resumed = Run(recipe(), digits, 0, options(tmp_path))
+    resumed.train()
+    assert checkpoint.load(resumed.finish())["code_commit"] == "first"

@@ -19,9 +19,7 @@ def create(name: str, threads: int, shared_cores: bool) -> Backend:
         ImportError: its runtime is not installed.
     """
     if name == "auto":
-        from server.engine.backends.openvino import has_native_bf16
-
-        name = "openvino" if has_native_bf16() else "onnxruntime"
+        name = _faster()
     if name == "openvino":
         from server.engine.backends.openvino import OpenVino
 
@@ -35,3 +33,12 @@ def create(name: str, threads: int, shared_cores: bool) -> Backend:
 
         return Null()
     raise ValueError(f"no backend is called {name!r}")
+
+
+def _faster() -> str:
+    """The faster of the installed runtimes on this processor."""
+    try:
+        from server.engine.backends.openvino import has_native_bf16
+    except ImportError:
+        return "onnxruntime"
+    return "openvino" if has_native_bf16() else "onnxruntime"

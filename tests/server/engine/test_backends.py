@@ -79,3 +79,9 @@ def test_openvino_is_loaded_without_its_usage_reports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "None"
+
+
+def test_auto_is_onnx_runtime_where_openvino_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "server.engine.backends.openvino")
+    assert backends.create("auto", 1, shared_cores=True).name == "onnxruntime"
