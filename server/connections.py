@@ -102,6 +102,7 @@ class Connection(HttpToolsProtocol):
         if self._upgrade_declined:
             self._take_body(data)
             return
+        before = self.phase
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -110,9 +111,10 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._not_http()
             return
-        if self.phase is Phase.IDLE:
+        if self.phase is Phase.IDLE and self._in_headers:
             self.doorman.watch(self, Phase.HEADERS)
-        if self.phase is Phase.HEADERS:
+        # A piece that ends the discarded body of the request before says nothing of the length of these headers.
+        if self.phase is Phase.HEADERS and before in {Phase.HEADERS, Phase.IDLE}:
             self._header_bytes += len(data)
             if self._header_bytes > _MAX_HEADER_BYTES:
                 self._send_away(HeadersTooLarge(f"Headers may be {_MAX_HEADER_BYTES} bytes long in all."))

@@ -370,3 +370,19 @@ def drip(connection: socket.socket, data: bytes) -> bytes:
 def status_of(reply: bytes) -> int:
     assert reply.startswith(b"HTTP/1.1 "), reply[:100]
     return int(reply[9:12])
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+def test_the_body_of_a_refused_request_is_not_taken_for_headers_of_the_next(
+    service: Service, pause_s: float
+) -> None:
+    size = 1_000_000
+    with service.front.connect() as connection:
+        connection.sendall(head(size, "top_k=0"))
+        time.sleep(pause_s)
+        connection.sendall(bytes(size))
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = rest_of(connection)
+    assert received.startswith(b"HTTP/1.1 422")
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert b"431" not in received
