@@ -165,9 +165,9 @@ def test_readiness_tells_what_the_engine_is_doing(start_service: Start, png: byt
 
 def test_an_engine_without_models_leaves_the_service_unready(start_service: Start) -> None:
     service = start_service(engine={"model": ""})
-    wait_while(
-        lambda: service.front.wait_until(status=503).client.get("/readyz").json()["reason"] != "no_model"
-    )
+    front = service.front.wait_until(status=503)
+    wait_while(lambda: front.client.get("/readyz").json()["reason"] != "no_model")
+    assert front.client.get("/readyz").status_code == 503
 
 
 def test_sigterm_answers_what_is_in_flight_refuses_the_rest_and_exits_0(

@@ -145,6 +145,7 @@ def test_bytes_that_are_no_message_do_no_harm(start_engine, front_end, tiny):
     front_end.socket.send_multipart([b"", b"more", b""])
     front_end.send(job(1))
     front_end.hear(lambda: 1 in front_end.ends)
+    assert [r.stage for r in front_end.refinements[1]][:1] == [0]
 
 
 def test_a_stage_that_cannot_be_loaded_is_named_and_the_ladder_goes_on_without_it(

@@ -70,9 +70,10 @@ def test_any_text_is_a_valid_budget_or_refused(text: str) -> None:
 @given(st.binary(max_size=40))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     try:
-        QueryParser(1000, 60_000).parse(data)
+        query = QueryParser(1000, 60_000).parse(data)
     except Unprocessable:
         return
+    assert 0 < query.budget_ms <= 60_000
 
 
 def test_the_smallest_deadline_counts() -> None:
