@@ -70,6 +70,10 @@ LEVERS: dict[str, Lever] = {
         "nested fractals evenly",
         lambda r: r.with_overrides(draws={"column1": 1.0, "joined2": 1.0, "local": 1.0}, tied=False),
     ),
+    "nested_whole": Lever(
+        "nested fractals: column 1, f_2 and f_3 (nothing dropped inside) as 1 : 1 : 2",
+        lambda r: r.with_overrides(draws={"column1": 1.0, "joined2": 1.0, "full": 2.0}, tied=False),
+    ),
     "tied": Lever(
         "every mini-batch trains the full net and all columns", lambda r: r.with_overrides(**REGIMES["tied"])
     ),
