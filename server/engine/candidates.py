@@ -9,8 +9,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from server.engine.prices import GRID
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import blocking_cap_ns, secure_start
+from server.engine.room import NEVER, blocking_cap_ns, price_place, secure_start
 from server.engine.state import State
 
 
@@ -30,49 +31,81 @@ class Candidate:
     count: int = 0
 
 
+Slices = list[tuple[float, Group, int]]
+"""Groups that may join a launch: gain of each member, the group, and before which deadline its members must lie."""
+
+
 def best_candidate(state: State, now_ns: int) -> Candidate | None:
-    """The launch to make now; None if none is possible or none is worth its time."""
+    """The launch to make now; None if none is possible.
+
+    What is worth its time at the present price goes first. If there is nothing, the device would be idle, and whatever
+    gains anything may have it.
+    """
     limits = secure_start(state) - now_ns, blocking_cap_ns(state, now_ns)
+    place = price_place(state, now_ns)
     found: list[Candidate] = []
     for name, queue in state.models.items():
         if queue.usable:
-            found += [c for c in _first_rung(state, name, queue, now_ns) if _leaves_secure(state, c, now_ns)]
-            found += _deepen_candidates(state, name, queue, now_ns, limits)
+            found += _first_candidates(state, name, queue, now_ns, place, limits[1])
+            found += _deepen_candidates(state, name, queue, now_ns, limits, _planned(queue, place, now_ns, state))
+    if not found:
+        for name, queue in state.models.items():
+            if queue.usable:
+                found += _deepen_candidates(state, name, queue, now_ns, limits, _anything(queue))
     return _best_of(state, found) or _save_the_earliest(state, now_ns)
 
 
 def _best_of(state: State, found: list[Candidate]) -> Candidate | None:
-    scored = [(_score(state, candidate), candidate) for candidate in found]
-    best_score = max((score for score, _ in scored), default=0.0)
-    if best_score <= 0:
-        return None
-    threshold = best_score * state.config.nearly_as_good
-    return min((c for score, c in scored if score >= threshold), key=lambda c: (c.work_ns, c.model, c.stage))
+    """Most expected right answers per nanosecond; of those that are nearly as good the shortest, which blocks least."""
+    scored = [(candidate.gain / candidate.work_ns, candidate) for candidate in found]
+    threshold = max((score for score, _ in scored), default=0.0) * state.config.nearly_as_good
+    nearly = [c for score, c in scored if score >= threshold]
+    return min(nearly, key=lambda c: (c.work_ns, c.model, c.stage), default=None)
 
 
-def _score(state: State, candidate: Candidate) -> float:
-    """Expected right answers per nanosecond, less the price of the time."""
-    return candidate.gain / candidate.work_ns - state.price
+# Unanswered jobs
 
 
-def _first_rung(state: State, name: str, queue: ModelQueue, now_ns: int) -> list[Candidate]:
-    """The cheapest rung for the earliest deadlines, in every batch that makes them: never none, if anyone waits.
-
-    The earliest job can make it alone, for the hopeless ones have just been taken out.
-    """
+def _first_candidates(
+    state: State, name: str, queue: ModelQueue, now_ns: int, place: int, cap_ns: float
+) -> list[Candidate]:
+    """The rung that the price makes best to begin with, if the others stay secure; else the cheapest."""
     if not queue.unanswered:
         return []
-    first = queue.ladder.first
-    worth = queue.ladder.accuracy(1 << first)
+    # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
+    root = queue.plans.root_rung[place]
+    if place > queue.plans.floor and queue.plans.knows(queue.ladder.first) and root != queue.ladder.first:
+        direct = [
+            c
+            for c in _answering(state, name, queue, now_ns, root)
+            if c.work_ns <= cap_ns and _leaves_secure(state, c, now_ns) and _all_plain(queue, c.count)
+        ]
+        if direct:
+            return direct
+    cheapest = _answering(state, name, queue, now_ns, queue.ladder.first)
+    return [c for c in cheapest if _leaves_secure(state, c, now_ns)]
+
+
+def _answering(state: State, name: str, queue: ModelQueue, now_ns: int, stage: int) -> list[Candidate]:
+    """`stage` for the earliest deadlines, in every batch that makes them.
+
+    With the first rung never none, if anyone waits: the earliest job can make it alone, for the hopeless ones have
+    just been taken out.
+    """
+    worth = queue.ladder.accuracy(1 << stage)
     latest_ns = queue.unanswered[0][0] - state.config.guard_ns - now_ns
     found: list[Candidate] = []
     for count in _batches(queue, len(queue.unanswered)):
-        ns = queue.latency.ns(first, count)
+        ns = queue.latency.ns(stage, count)
         if ns > latest_ns:
             break
-        work_ns = queue.latency.work_ns(first, count)
-        found.append(Candidate(count * worth, work_ns, ns, name, first, count=count))
+        work_ns = queue.latency.work_ns(stage, count)
+        found.append(Candidate(count * worth, work_ns, ns, name, stage, count=count))
     return found
+
+
+def _all_plain(queue: ModelQueue, count: int) -> bool:
+    return all(entry[2].plain for entry in queue.unanswered[:count])
 
 
 def _leaves_secure(state: State, candidate: Candidate, now_ns: int) -> bool:
@@ -85,16 +118,58 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
     if not waiting:
         return None
     _, name, queue = min(waiting, key=lambda entry: entry[:2])
-    return _first_rung(state, name, queue, now_ns)[-1]
+    return _answering(state, name, queue, now_ns, queue.ladder.first)[-1]
+
+
+# Answered jobs
+
+
+def _planned(queue: ModelQueue, place: int, now_ns: int, state: State) -> dict[int, Slices]:
+    """Per rung, who should have it by plan at this price, and who can only make this one of those worth their time."""
+    plans = queue.plans
+    place = max(place, plans.floor)
+    price = GRID[place]
+    end_ns = now_ns + state.config.guard_ns
+    found: dict[int, Slices] = {}
+    for group in queue.groups.values():
+        if group.place < 0:
+            stage, gain = group.gains[0]
+            found.setdefault(stage, []).append((gain, group, NEVER))
+            continue
+        wanted = int(plans.rung[group.place, place])
+        if wanted < 0:
+            continue
+        too_late_ns = end_ns + queue.latency.ns(wanted, 1)
+        for stage, gain in group.gains:
+            if stage == wanted:
+                found.setdefault(stage, []).append((gain, group, NEVER))
+            elif group.entries[0][0] < too_late_ns and gain > price * queue.latency.work_ns(stage, 1):
+                found.setdefault(stage, []).append((gain, group, too_late_ns))
+    return found
+
+
+def _anything(queue: ModelQueue) -> dict[int, Slices]:
+    """Per rung, everyone who would gain from it."""
+    found: dict[int, Slices] = {}
+    for group in queue.groups.values():
+        for stage, gain in group.gains:
+            found.setdefault(stage, []).append((gain, group, NEVER))
+    return found
 
 
 def _deepen_candidates(
-    state: State, name: str, queue: ModelQueue, now_ns: int, limits: tuple[int, float]
+    state: State,
+    name: str,
+    queue: ModelQueue,
+    now_ns: int,
+    limits: tuple[int, float],
+    slices: dict[int, Slices],
 ) -> list[Candidate]:
     room_ns, cap_ns = limits
     candidates: list[Candidate] = []
-    for stage, groups in queue.groups_by_stage().items():
-        total = sum(len(group.entries) for _, group in groups)
+    for stage, groups in slices.items():
+        groups.sort(key=_by_gain)
+        total = sum(len(group.entries) for _, group, _ in groups)
         for count in _batches(queue, total):
             ns = queue.latency.ns(stage, count)
             # A single image may block as long as the cap says; a batch, which has an alternative, half as
@@ -110,16 +185,21 @@ def _deepen_candidates(
     return candidates
 
 
+def _by_gain(candidate: tuple[float, Group, int]) -> tuple[float, tuple[int, int, bool]]:
+    return -candidate[0], candidate[1].key
+
+
 def _neediest(
-    groups: list[tuple[float, Group]], count: int, end_ns: int
+    groups: Slices, count: int, end_ns: int
 ) -> tuple[float, tuple[tuple[Group, int, int], ...], int]:
     """The `count` jobs with most to gain among those whose deadline is not before `end_ns`, as slices of groups."""
     gain = 0.0
     members: list[tuple[Group, int, int]] = []
     missing = count
-    for each, group in groups:
+    for each, group, before_ns in groups:
         start = bisect_left(group.entries, (end_ns,))
-        taken = min(len(group.entries) - start, missing)
+        stop = len(group.entries) if before_ns == NEVER else bisect_left(group.entries, (before_ns,))
+        taken = min(stop - start, missing)
         if taken > 0:
             members.append((group, start, start + taken))
             gain += each * taken

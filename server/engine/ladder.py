@@ -47,6 +47,16 @@ class Ladder:
         """The cheapest usable rung. Raises IndexError when none is left."""
         return self.usable[0]
 
+    @property
+    def bins(self) -> int:
+        """How many bins of confidence the gains are known for."""
+        return len(self._inner_edges) + 1
+
+    def gain_row(self, mask: int, stage: int) -> Sequence[float]:
+        """Expected gain of a rung by bin, for jobs that have had `mask`; zeros where nothing is known."""
+        known = self._gains.get(self.key_of(mask), {}).get(self.names[stage])
+        return (0.0,) * self.bins if known is None else known
+
     def fail(self, stage: int) -> None:
         """Take a rung out of use."""
         if stage in self.usable:

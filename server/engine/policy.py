@@ -123,7 +123,10 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
         waiting = state.jobs.get(key)
         if waiting is None:  # cancelled meanwhile
             continue
+        bin_ = queue.ladder.bin_of(confidence)
+        queue.plans.saw(waiting.mask, waiting.bin_, launch.stage, bin_)
         waiting.mask |= 1 << launch.stage
+        waiting.bin_ = bin_
         reason = _place_answered(state, queue, waiting, confidence, now_ns)
         if reason:
             del state.jobs[key]
@@ -136,7 +139,6 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
     job = waiting.job
     if confidence >= job.min_confidence and job.min_confidence < 1.0:
         return "confident"
-    waiting.bin_ = queue.ladder.bin_of(confidence)
     gains = queue.gains_of(waiting)
     if not gains:
         return _reason_to_stop(queue, waiting)

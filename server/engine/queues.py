@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
+import numpy as np
+
 from server.engine.events import Job
 from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
+from server.engine.prices import Floats, Plans
 
 
 class Waiting:
@@ -23,10 +26,11 @@ class Waiting:
         mask: the rungs it has had.
         bin_: confidence bin of its pooled answer, once it has one.
         group: where it waits for a deeper rung, or None.
+        plain: content with any rungs in any order; a stream is not, nor a client who may be content early.
         failed: a launch that it was part of has failed.
     """
 
-    __slots__ = ("bin_", "failed", "group", "job", "mask", "order")
+    __slots__ = ("bin_", "failed", "group", "job", "mask", "order", "plain")
 
     def __init__(self, job: Job, order: int) -> None:
         self.job = job
@@ -35,6 +39,7 @@ class Waiting:
         self.bin_ = 0
         self.group: Group | None = None
         self.failed = False
+        self.plain = not job.every_stage and job.min_confidence >= 1.0
 
 
 Entry = tuple[int, int, Waiting]
@@ -43,13 +48,15 @@ Entry = tuple[int, int, Waiting]
 class Group:
     """Answered jobs with the same outlook: same rungs behind them, same confidence bin, so the same gains.
 
-    `shortest` is the rung among those that takes the least time.
+    `shortest` is the rung among those that takes the least time. `place` is the row of the model's plans; a stream
+    follows no plan and has -1.
     """
 
-    __slots__ = ("entries", "gains", "key", "shortest")
+    __slots__ = ("entries", "gains", "key", "place", "shortest")
 
-    def __init__(self, key: tuple[int, int, bool], gains: Gains, shortest: int) -> None:
+    def __init__(self, key: tuple[int, int, bool], gains: Gains, shortest: int, place: int) -> None:
         self.key = key
+        self.place = place
         self.gains = gains
         self.shortest = shortest
         self.entries: list[Entry] = []
@@ -67,6 +74,7 @@ class ModelQueue:
         self.arrivals_per_ns = 0.0
         self.last_arrival_ns: int | None = None
         self.secure_batch = self._secure_batch()
+        self.plans = Plans(ladder, latency)
 
     @property
     def usable(self) -> bool:
@@ -87,6 +95,7 @@ class ModelQueue:
         """Take a rung out of use; returns all answered jobs, out of their groups: their outlook has changed."""
         self.ladder.fail(stage)
         self.secure_batch = self._secure_batch()
+        self.plans.refresh(force=True)
         moved = [entry[2] for group in self.groups.values() for entry in group.entries]
         self.groups.clear()
         for waiting in moved:
@@ -107,7 +116,8 @@ class ModelQueue:
         group = self.groups.get(key)
         if group is None:
             shortest = min(gains, key=lambda gain: self.latency.profiled_ns(gain[0], 1))[0]
-            group = self.groups[key] = Group(key, gains, shortest)
+            place = -1 if waiting.job.every_stage else self.plans.state(waiting.mask, waiting.bin_)
+            group = self.groups[key] = Group(key, gains, shortest, place)
         waiting.group = group
         insort(group.entries, (waiting.job.deadline_ns, waiting.order, waiting))
 
@@ -146,15 +156,17 @@ class ModelQueue:
                 spent += self.take_answered(group, 0, cut)
         return late, spent
 
-    def groups_by_stage(self) -> dict[int, list[tuple[float, Group]]]:
-        """Per rung, the groups that would gain from it, most gain first."""
-        found: dict[int, list[tuple[float, Group]]] = {}
+    def planned_ns(self, newcomers: float) -> Floats:
+        """Device time [prices] that all jobs here will take if each follows its plan, and as many newcomers."""
+        planned = self.plans.root_cost * (newcomers + len(self.unanswered))
+        counts = np.zeros(len(self.plans.cost))
+        streams_ns = 0.0
         for group in self.groups.values():
-            for stage, gain in group.gains:
-                found.setdefault(stage, []).append((gain, group))
-        for candidates in found.values():
-            candidates.sort(key=_by_gain)
-        return found
+            if group.place >= 0:
+                counts[group.place] += len(group.entries)
+            else:
+                streams_ns += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
+        return planned + counts @ self.plans.cost + streams_ns
 
     def secure_groups(self, skip: int = 0) -> list[tuple[int, int]]:
         """(first deadline less the tail, work) of each first-rung batch that is owed after the `skip` earliest."""
@@ -181,7 +193,3 @@ class ModelQueue:
         group, waiting.group = waiting.group, None
         if group is not None and not group.entries:
             self.groups.pop(group.key, None)
-
-
-def _by_gain(candidate: tuple[float, Group]) -> tuple[float, tuple[int, int, bool]]:
-    return -candidate[0], candidate[1].key

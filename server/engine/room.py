@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from server.engine.prices import GRID, price_of
 from server.engine.state import LOW_BUDGET, RARE_ARRIVALS, State, arrival_rate
 
 NEVER = 1 << 62
+LONGEST_HORIZON_NS = 500_000_000
 
 
 def free_ns(state: State, now_ns: int) -> int:
@@ -61,6 +65,24 @@ def blocking_cap_ns(state: State, now_ns: int) -> float:
     low = state.sorted_budgets[int(len(state.sorted_budgets) * LOW_BUDGET)]
     cap_ns = (low - first_ns - state.config.guard_ns) / (1.0 + load)
     return max(cap_ns, RARE_ARRIVALS / rate) if rate > 0.0 else math.inf
+
+
+def price_place(state: State, now_ns: int) -> int:
+    """The place in GRID of the price of device time now.
+
+    It is the lowest at which all that is here and all that will probably come within a typical budget fits into that
+    budget, each image following the plan that the price makes best for it.
+    """
+    if not state.sorted_budgets:
+        return 0
+    typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
+    horizon_ns = min(typical_ns * state.config.horizon, LONGEST_HORIZON_NS)
+    planned = np.zeros(len(GRID))
+    for queue in state.models.values():
+        if queue.usable:
+            queue.plans.refresh()
+            planned += queue.planned_ns(arrival_rate(queue, now_ns) * horizon_ns)
+    return price_of(planned, horizon_ns * state.config.fill)
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:

@@ -32,27 +32,26 @@ class PolicyConfig:
         guard_ns: from the end of a launch until its refinements are where the answer is written.
         nearly_as_good: a shorter launch is preferred while its gain per nanosecond is at least this share of
             the best.
+        horizon: how far planning looks ahead, in typical budgets.
+        fill: the share of the device's time that planning fills.
     """
 
     max_batch: int = 32
     guard_ns: int = 300_000
     nearly_as_good: float = 0.95
+    horizon: float = 1.0
+    fill: float = 0.95
 
 
 @dataclass
 class State:
-    """All that the policy remembers. Use `new_state`; only `step` changes it.
-
-    `price` is what a nanosecond of the device is worth in expected right answers; it stays 0 until the policy
-    follows the load by price, and every score already subtracts it.
-    """
+    """All that the policy remembers. Use `new_state`; only `step` changes it."""
 
     config: PolicyConfig
     models: dict[str, ModelQueue]
     jobs: dict[Key, Waiting] = field(default_factory=dict)
     outstanding: Launch | None = None
     busy_until_ns: int = 0
-    price: float = 0.0
     launches: int = 0
     arrivals: int = 0
     budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first

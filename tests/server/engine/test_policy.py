@@ -71,7 +71,7 @@ def test_a_min_confidence_of_one_means_never_even_at_certainty():
     assert device.outcome(1) == "deepest"
 
 
-def test_a_rung_is_skipped_when_the_deeper_one_gains_more_per_time():
+def test_a_rung_is_skipped_where_climbing_would_waste_time():
     device = one_model(costs=(0.2, 3.9, 4.0))
     device.arrive(job(1, 1000))
     device.drain()
@@ -134,7 +134,7 @@ def test_a_tight_newcomer_may_not_make_admitted_jobs_late():
 def test_no_deep_launch_starts_that_would_make_an_unanswered_job_late():
     device = one_model(costs=(5.0, 6.0, 40.0), duration=lambda launch: launch.expected_ns)
     device.arrive(job("early", 1000))
-    device.run(6 * MS)
+    device.run(4 * MS)
     device.arrive(job("late", 30))
     device.run(200 * MS)
     assert device.answered_at["late"] <= 30 * MS
@@ -272,13 +272,13 @@ def test_a_job_cancelled_during_its_launch_goes_no_further():
 
 def test_the_ladder_goes_on_without_a_stage_that_fails():
     device = one_model()
-    device.fails = {("m", 1)}
+    device.fails = {("m", 2)}
     for key in range(3):
         device.arrive(job(key, 1000))
     device.drain()
-    assert all(device.stages[key] == [0, 2] for key in range(3))
-    assert device.tally() == {"deepest": 3}
-    assert sum(launch.stage == 1 for _, launch in device.launches) == 1
+    assert all(device.stages[key] == [0, 1] for key in range(3))
+    assert device.tally() == {"stage_failed": 3}
+    assert sum(launch.stage == 2 for _, launch in device.launches) == 1
 
 
 def test_when_the_first_rung_fails_the_next_one_answers():

@@ -1,0 +1,178 @@
+"""What device time is worth, and the plan that each price makes best for each image.
+
+At a price of `p` expected right answers per nanosecond, a job that has had the rungs `mask` and stands in confidence
+bin `b` is worth
+
+    V(mask, b) = max(0, max over rungs k of gain(mask, b, k) - p·cost(k) + E[V(mask + k, b')])
+
+the value of going on with the best rung, or of stopping. `Plans` solves this for one model on a whole grid of prices
+at once, from the gains of the manifest, the latency table, and how often an image went from bin `b` to bin `b'`, which
+it learns while serving. So it knows for every price the rung to run next, and the device time that the job is still
+going to take. The price of the moment is the lowest at which all planned work fits in the time there is: `price_of`.
+
+Compared with the greedy rule "most gain per nanosecond", the price decides *which* rung an image should have: a cheap
+rung whose answer will not do is a detour when time is plentiful, and the best there is when it is short. This is the
+Lagrangian of the cascade optimum (the bound U2 of loadtest.bounds), followed from moment to moment.
+
+Pure arithmetic; must not know jobs, deadlines or the clock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.ladder import Ladder
+from server.engine.latency import LatencyTable
+
+Floats = NDArray[np.float64]
+
+# A ladder's cost may be anything from microseconds to seconds, so the grid is wide: 12 prices a decade.
+GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
+NO_RUNG = -1
+UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a step
+KNOWN = 64.0
+FORGET_AT = 20_000.0  # images per table, then all counts are halved: traffic changes
+LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
+STALE = 0.05  # relative change of the device's speed after which plans are made anew
+
+
+class Plans:
+    """The plans of one model for every price of GRID.
+
+    Args:
+        ladder: accuracies and gains.
+        latency: costs.
+
+    Attributes:
+        root_cost: float64 [prices], nanoseconds that a new image will take, all its rungs together.
+        root_rung: int list [prices], the rung to begin with.
+        cost: float64 [states, prices], nanoseconds that an image in this state will still take; see `state`.
+        rung: int8 [states, prices], the rung it should have next, or NO_RUNG.
+    """
+
+    def __init__(self, ladder: Ladder, latency: LatencyTable) -> None:
+        self._ladder = ladder
+        self._latency = latency
+        self._bins = ladder.bins
+        self._masks = 1 << len(ladder.names)
+        self._seen: dict[tuple[int, int], Floats] = {}
+        self._first_seen: dict[int, Floats] = {}
+        self._observed = 0.0
+        self._solve_at = 0.0
+        self._basis = 0.0
+        self.refresh(force=True)
+
+    def state(self, mask: int, bin_: int) -> int:
+        """The row of `cost` and `rung` for an image that has had `mask` and stands in that bin."""
+        return mask * self._bins + bin_
+
+    def saw(self, mask: int, bin_: int, stage: int, new_bin: int) -> None:
+        """Count that `stage` has taken an image from (mask, bin_) to `new_bin`; mask 0 is an image without answer."""
+        if mask:
+            table = self._seen.get((mask, stage))
+            if table is None:
+                table = self._seen[mask, stage] = np.zeros((self._bins, self._bins))
+            table[bin_, new_bin] += 1.0
+        else:
+            row = self._first_seen.get(stage)
+            if row is None:
+                row = self._first_seen[stage] = np.zeros(self._bins)
+            row[new_bin] += 1.0
+        self._observed += 1.0
+
+    def knows(self, stage: int) -> bool:
+        """Whether enough new images have had this rung to say where they go from there."""
+        row = self._first_seen.get(stage)
+        return row is not None and float(row.sum()) >= KNOWN
+
+    def refresh(self, force: bool = False) -> None:
+        """Make the plans anew if the device has changed its speed, or enough images have been seen since."""
+        basis = self._latency.work_ns(self._ladder.usable[-1], 1) if self._ladder.usable else 1.0
+        changed = abs(basis - self._basis) > STALE * self._basis
+        if not (force or changed or self._observed >= self._solve_at):
+            return
+        self._basis = basis
+        self._solve_at = min(max(2 * self._observed, 64.0), self._observed + 2000.0)
+        if self._observed > FORGET_AT:
+            for table in (*self._seen.values(), *self._first_seen.values()):
+                table *= 0.5
+            self._observed *= 0.5
+            self._solve_at = self._observed + 2000.0
+        self._solve()
+
+    def _solve(self) -> None:
+        costs = {stage: self._cost_of(stage) for stage in self._ladder.usable}
+        states, prices = self._masks * self._bins, len(GRID)
+        self.cost = np.zeros((states, prices))
+        self.rung = np.full((states, prices), NO_RUNG, np.int8)
+        value = np.zeros((states, prices))
+        for mask in range(self._masks - 1, 0, -1):  # a set of rungs before its subsets
+            self._solve_mask(mask, costs, value)
+        self._solve_root(costs, value)
+        total = sum(costs.values())
+        self.floor = int(np.searchsorted(GRID, LEAST_WORTH / total)) if total else 0
+
+    def _solve_mask(self, mask: int, costs: dict[int, float], value: Floats) -> None:
+        here = slice(mask * self._bins, (mask + 1) * self._bins)
+        for stage, cost in costs.items():
+            if mask >> stage & 1:
+                continue
+            gains = self._ladder.gain_row(mask, stage)
+            if max(gains) <= 0:
+                continue
+            there = mask | 1 << stage
+            after = slice(there * self._bins, (there + 1) * self._bins)
+            moves = self._moves(mask, stage)
+            worth = np.asarray(gains)[:, None] - GRID * cost + moves @ value[after]
+            better = (worth > value[here]) & (np.asarray(gains)[:, None] > 0)
+            value[here] = np.where(better, worth, value[here])
+            self.rung[here] = np.where(better, stage, self.rung[here])
+            self.cost[here] = np.where(better, cost + moves @ self.cost[after], self.cost[here])
+
+    def _solve_root(self, costs: dict[int, float], value: Floats) -> None:
+        """Every image gets a rung, however dear time is."""
+        best = np.full(len(GRID), -np.inf)
+        rung = np.zeros(len(GRID), np.int64)
+        self.root_cost = np.zeros(len(GRID))
+        for stage, cost in costs.items():
+            after = slice((1 << stage) * self._bins, ((1 << stage) + 1) * self._bins)
+            shares = self._shares(stage)
+            worth = self._ladder.accuracy(1 << stage) - GRID * cost + shares @ value[after]
+            better = worth > best
+            best = np.where(better, worth, best)
+            rung = np.where(better, stage, rung)
+            self.root_cost = np.where(better, cost + shares @ self.cost[after], self.root_cost)
+        self.root_rung: list[int] = rung.tolist()
+
+    def _cost_of(self, stage: int) -> float:
+        """Nanoseconds an image in a batch that uses the device well."""
+        batch = self._latency.best_batch(stage)
+        return self._latency.work_ns(stage, batch) / batch
+
+    def _moves(self, mask: int, stage: int) -> Floats:
+        """Probability [bin, next bin]; what is missing to 1 stops."""
+        table = self._seen.get((mask, stage))
+        if table is None:
+            return np.zeros((self._bins, self._bins))
+        moves: Floats = table / (table.sum(axis=1, keepdims=True) + UNSEEN)
+        return moves
+
+    def _shares(self, stage: int) -> Floats:
+        row = self._first_seen.get(stage)
+        if row is None:
+            return np.zeros(self._bins)
+        shares: Floats = row / (row.sum() + UNSEEN)
+        return shares
+
+
+def price_of(planned: Floats, room_ns: float) -> int:
+    """The place in GRID of the lowest price at which the planned work fits.
+
+    Args:
+        planned: float64 [prices], nanoseconds of device time planned at each price; falls with the price.
+        room_ns: nanoseconds there are.
+    """
+    fits = planned <= room_ns
+    place = int(fits.argmax())
+    return place if fits[place] else len(GRID) - 1
