@@ -42,6 +42,8 @@ class ChildContext:
         supervisor_pid: the parent.
         processes_file: JSON that the supervisor rewrites when a child comes or goes (see `Processes`).
         listen_fd: inherited listening socket of a front end, None in the engine.
+        ended: why the engine's last life ended: died | hung | silent; empty before its first, and for front ends.
+        hangs: the stages in whose launches engines have hung ("name@version stage"), the latest last.
     """
 
     settings: Settings
@@ -49,6 +51,13 @@ class ChildContext:
     supervisor_pid: int
     processes_file: Path
     listen_fd: int | None = None
+    ended: str = ""
+    hangs: tuple[str, ...] = ()
+
+    @property
+    def pulse_file(self) -> Path:
+        """Where the engine shows that it lives (see pulse.py)."""
+        return self.runtime_dir / "engine.pulse"
 
     @property
     def engine_endpoint(self) -> str:
@@ -64,6 +73,8 @@ class ChildContext:
                 "supervisor_pid": self.supervisor_pid,
                 "processes_file": str(self.processes_file),
                 "listen_fd": self.listen_fd,
+                "ended": self.ended,
+                "hangs": self.hangs,
             }
         )
 
@@ -79,6 +90,8 @@ class ChildContext:
                 supervisor_pid=int(told["supervisor_pid"]),
                 processes_file=Path(told["processes_file"]),
                 listen_fd=None if fd is None else int(fd),
+                ended=str(told.get("ended", "")),
+                hangs=tuple(told.get("hangs", ())),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{ENVIRONMENT_KEY} is not what the supervisor writes: {error!r}") from error

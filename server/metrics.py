@@ -154,6 +154,12 @@ class EngineMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.restarts = Counter(
+            "anytime_engine_restarts",
+            "Engines started again, by what became of the one before (died, hung in a launch of this stage, silent).",
+            ["reason", "stage"],
+            registry=registry,
+        )
         self.stage_failures = Counter(
             "anytime_stage_failures", "Launches that failed.", ["model", "stage"], registry=registry
         )

@@ -110,6 +110,13 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         10.0, ge=0, le=600, description="Longest wait for requests in flight at SIGTERM, in seconds."
     )
+    hang_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="Least time after which an engine without progress is killed and started again, in seconds; a "
+        "launch has 20 times what was promised for it, if that is longer. 0: never.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )

@@ -1,4 +1,5 @@
-"""The parent: holds the listening socket, starts the engine and the front ends, and starts again what dies.
+"""The parent: holds the listening socket, starts the engine and the front ends, starts again what dies and kills
+an engine that hangs.
 
 Knows processes, signals and the private folder they meet in; must not know HTTP, models or jobs, and imports none of
 what its children do. Children die with it (parent-death signal, see child.py), so a killed supervisor leaves nothing
@@ -26,6 +27,7 @@ from pathlib import Path
 from prometheus_client.multiprocess import mark_process_dead
 
 from server.child import ENVIRONMENT_KEY, ChildContext, Processes
+from server.pulse import LOOK_S, Hang, Watch
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -135,6 +137,10 @@ class Supervisor:
         self._spawn = spawn
         self._engine = Child(ENGINE, "engine")
         self._front_ends = [Child(FRONT_END, f"front end {n}") for n in range(1, settings.workers + 1)]
+        self._watch = Watch(folder.path / "engine.pulse", int(settings.hang_s * 1e9))
+        self._hang: Hang | None = None  # what the present engine is being killed for
+        self._ended = ""
+        self._hangs: list[str] = []
         self._stops = 0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -144,6 +150,7 @@ class Supervisor:
         while not self._stops:
             self._reap()
             self._start_due()
+            self._kill_hanging()
             self._wait(self._next_due_s())
         return self._shut_down()
 
@@ -163,7 +170,11 @@ class Supervisor:
             supervisor_pid=os.getpid(),
             processes_file=self._folder.path / "processes.json",
             listen_fd=self._listener.fileno() if serves else None,
+            ended="" if serves else self._ended,
+            hangs=() if serves else tuple(self._hangs),
         )
+        if not serves:
+            self._watch.begin()
         environment = {
             ENVIRONMENT_KEY: context.encode(),
             "PROMETHEUS_MULTIPROC_DIR": str(self._folder.metrics),
@@ -199,7 +210,28 @@ class Supervisor:
 
     def _next_due_s(self) -> float | None:
         due = [child.due_s for child in self._children() if child.process is None]
-        return max(min(due) - time.monotonic(), 0.0) if due else None
+        until_s = max(min(due) - time.monotonic(), 0.0) if due else None
+        if self._settings.hang_s and self._engine.process is not None:
+            return LOOK_S if until_s is None else min(until_s, LOOK_S)
+        return until_s
+
+    def _kill_hanging(self) -> None:
+        """An engine that makes no progress cannot end by itself, nor be asked to. Its front ends answer meanwhile."""
+        if not self._settings.hang_s or self._engine.process is None or self._hang is not None:
+            return
+        self._hang = self._watch.look(time.monotonic_ns())
+        if self._hang is not None:
+            said = {"reason": self._hang.reason, "stage": self._hang.stage}
+            seconds = round(self._hang.seconds, 3)
+            logger.error("the engine hangs, killing it", extra={**said, "for_s": seconds})
+            _signal(self._engine, signal.SIGKILL)
+
+    def _note_end_of_engine(self) -> None:
+        """For the next life, which counts it."""
+        hang, self._hang = self._hang, None
+        self._ended = hang.reason if hang else "died"
+        if hang and hang.stage:
+            self._hangs.append(hang.stage)
 
     def _wait(self, seconds: float | None) -> None:
         """Until a signal comes or the time is up."""
@@ -216,6 +248,8 @@ class Supervisor:
             mark_process_dead(process.pid, str(self._folder.metrics))  # type: ignore[no-untyped-call]
             now_s = time.monotonic()
             lived_s = round(now_s - child.started_s, 3)
+            if child is self._engine:
+                self._note_end_of_engine()
             delay_s = child.ended(now_s)
             said = {"child": child.name, "child_pid": process.pid, "reason": reason_of(process.returncode)}
             if self._stops:

@@ -52,6 +52,10 @@ class Counting:
         """A launch has failed."""
         self._told.append((self._metrics.stage_failures.labels(model, stage).inc, 1))
 
+    def restarted(self, reason: str, stage: str) -> None:
+        """This engine takes the place of one that ended so."""
+        self._metrics.restarts.labels(reason, stage).inc()
+
     def waiting(self, jobs: int) -> None:
         """So many jobs have no refinement yet."""
         self._told.append((self._metrics.waiting.set, jobs))

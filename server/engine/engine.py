@@ -33,6 +33,7 @@ from server.engine.policy import Job as PolicyJob
 from server.engine.refine import JobRecord, Refined, Refiner
 from server.engine.reports import Reports
 from server.messages import Cancel, Done, Envelope, Heartbeat, Job
+from server.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Engine:
         counting: metrics.
         config: the policy's.
         clock_ns: CLOCK_MONOTONIC, the clock of the deadlines.
+        pulse: shows the supervisor that it lives.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Engine:
         counting: Counting,
         config: PolicyConfig,
         clock_ns: Callable[[], int],
+        pulse: Pulse,
     ) -> None:
         self._front_ends = front_ends
         self._device = device
@@ -75,8 +78,12 @@ class Engine:
         self._reports = reports
         self._counting = counting
         self._clock_ns = clock_ns
+        self._pulse = pulse
         self._state = new_state({key: (m.ladder, m.latency) for key, m in models.items()}, config)
         self._refiners = {key: Refiner(m.model.manifest) for key, m in models.items()}
+        self._pulse_names = {
+            key: [f"{key} {name}" for name in m.model.manifest.stage_names] for key, m in models.items()
+        }
         self._jobs: dict[Key, JobRecord] = {}
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
@@ -95,6 +102,7 @@ class Engine:
 
     def turn(self) -> bool:
         """One turn, without waiting; True if a launch has ended in it, so that there is more to decide at once."""
+        self._pulse.turn()
         self._receive()
         landed = self._device.poll()
         if landed is not None:
@@ -191,6 +199,8 @@ class Engine:
         runner = self._models[launch.model].runners[launch.stage]
         pixels = [self._jobs[key].pixels for key in launch.keys]
         shape = (len(pixels), *self._models[launch.model].shape)
+        name = self._pulse_names[launch.model][launch.stage]
+        self._pulse.launching(launch.number, name, launch.promised_ns)
         return self._device.start(
             launch, lambda: runner.run(np.frombuffer(b"".join(pixels), np.uint8).reshape(shape))
         )
@@ -229,6 +239,7 @@ class Engine:
 
     def _land(self, result: Result) -> None:
         launch = result.launch
+        self._pulse.landed()
         try:
             self._share(result)
         except (NotFinite, ValueError) as error:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
+HUNG = "its launches have hung the engine"
+
 
 @dataclass
 class LoadedModel:
@@ -70,14 +72,24 @@ class Loader:
         max_batch: largest batch of a launch.
         pin_rung: serve this rung only (1 = first); 0 serves the ladder.
         say: told, in one line, what is being done; also called often enough to keep the outside informed.
+        untrusted: stages ("name@version stage") that have hung and are left out, unless nothing else would be left.
     """
 
-    def __init__(self, backend: Backend, state_dir: Path, max_batch: int, pin_rung: int, say: Say) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        state_dir: Path,
+        max_batch: int,
+        pin_rung: int,
+        say: Say,
+        untrusted: frozenset[str] = frozenset(),
+    ) -> None:
         self._backend = backend
         self._state_dir = state_dir
         self._max_batch = max_batch
         self._pin_rung = pin_rung
         self._say = say
+        self._untrusted = untrusted
 
     def load_all(self, models_dir: Path) -> Loaded:
         """Every version in the folder that can be served; damage is logged with the file and the reason."""
@@ -102,9 +114,8 @@ class Loader:
 
     def _load(self, model: PublishedModel) -> LoadedModel:
         """Raises StageUnusable if nothing of it can run."""
-        places = self._wanted(model)
         runners: dict[int, StageRunner] = {}
-        failed: dict[str, str] = {}
+        places, failed = self._trusted(model, self._wanted(model))
         for place in places:
             stage = model.manifest.stages[place].name
             self._say(f"loading {model.key} {stage}")
@@ -132,6 +143,16 @@ class Loader:
         if self._pin_rung > count:
             raise StageUnusable(f"it has {count} rungs, rung {self._pin_rung} was asked for")
         return [self._pin_rung - 1] if self._pin_rung else list(range(count))
+
+    def _trusted(self, model: PublishedModel, places: list[int]) -> tuple[list[int], dict[str, str]]:
+        """(The places to load, names of those left out with the reason)."""
+        names = {place: model.manifest.stages[place].name for place in places}
+        hung = [place for place in places if f"{model.key} {names[place]}" in self._untrusted]
+        if len(hung) == len(places):
+            return places, {}
+        for place in hung:
+            logger.error("stage left out", extra={"model": model.key, "stage": names[place], "reason": HUNG})
+        return [place for place in places if place not in hung], {names[place]: HUNG for place in hung}
 
     def _load_stage(self, model: PublishedModel, place: int) -> StageRunner:
         """A runner that has given sane logits for one image and for a full batch."""

@@ -9,6 +9,8 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 import zmq
 from prometheus_client import CollectorRegistry
@@ -25,11 +27,13 @@ from server.engine.loading import Loaded, Loader
 from server.engine.policy import PolicyConfig
 from server.engine.reports import Reports
 from server.metrics import EngineMetrics, count_without_asking
+from server.pulse import Pulse
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 500
+HANGS_TO_BE_LEFT_OUT = 2
 
 
 def main() -> None:
@@ -45,6 +49,8 @@ def main() -> None:
     front_ends = FrontEnds(zmq.Context.instance(), context.engine_endpoint, epoch)
     count_without_asking()
     counting = Counting(EngineMetrics(CollectorRegistry()))
+    if context.ended:
+        counting.restarted(context.ended, context.hangs[-1] if context.ended == "hung" else "")
     reports = Reports(front_ends, settings.max_jobs, counting)
     backend, loaded = _load(context, reports)
     device = Device()
@@ -56,6 +62,7 @@ def main() -> None:
         counting,
         PolicyConfig(max_batch=settings.max_batch),
         time.monotonic_ns,
+        Pulse(context.pulse_file, int(settings.hang_s * 1e9)),
     )
     reports.serve(loaded.models, backend.name if backend else "", _detail(loaded))
     _settle_memory()
@@ -83,8 +90,15 @@ def _load(context: ChildContext, reports: Reports) -> tuple[Backend | None, Load
     except ImportError as error:
         logger.error("runtime missing", extra={"backend": settings.backend, "reason": str(error)})
         return None, Loaded(unserved=[f"backend {settings.backend} is not installed: {error}"])
-    loader = Loader(backend, settings.state_dir, settings.max_batch, settings.pin_rung, say)
+    loader = Loader(
+        backend, settings.state_dir, settings.max_batch, settings.pin_rung, say, untrusted(context.hangs)
+    )
     return backend, loader.load_all(settings.models_dir)
+
+
+def untrusted(hangs: Sequence[str]) -> frozenset[str]:
+    """The stages ("name@version stage") that have hung too often to be run again; once may be the machine's fault."""
+    return frozenset(stage for stage, times in Counter(hangs).items() if times >= HANGS_TO_BE_LEFT_OUT)
 
 
 def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:

@@ -22,6 +22,7 @@ from server.engine.policy import PolicyConfig
 from server.engine.reports import Reports
 from server.messages import Cancel
 from server.metrics import EngineMetrics
+from server.pulse import Pulse
 from tests.models import publish_tiny_model
 from tests.server.engine.conftest import FrontEnd, job
 
@@ -66,6 +67,7 @@ class Bench:
             counting,
             PolicyConfig(),
             time.monotonic_ns,
+            Pulse(tmp_path / "pulse", 1),
         )
         self.reports.serve({model.key: model}, "fake", "")
         self.front_end = FrontEnd(self.context, endpoint)
