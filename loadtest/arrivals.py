@@ -71,6 +71,40 @@ def steps(phases: Sequence[tuple[float, float]], seed: int) -> Nanoseconds:
     return to_nanoseconds(np.concatenate(parts))
 
 
+def mmpp2(
+    rates: tuple[float, float], holding_s: tuple[float, float], seconds: float, seed: int
+) -> Nanoseconds:
+    """Markov-modulated Poisson process of two states: `rates` per second, mean `holding_s` in each.
+
+    It starts in a state drawn by how long each lasts. The mean rate is the rates' mean, weighted by the holding times.
+    """
+    _check(max(rates), seconds)
+    if min(rates) < 0 or not min(holding_s) > 0:
+        raise ValueError(f"rates {rates} and holding times {holding_s} must not be negative")
+    random = np.random.default_rng(seed)
+    state = int(random.random() * sum(holding_s) >= holding_s[0])
+    parts, start = [np.empty(0)], 0.0
+    while start < seconds:
+        length = min(float(random.exponential(holding_s[state])), seconds - start)
+        count = random.poisson(rates[state] * length)
+        parts.append(start + np.sort(random.uniform(0.0, length, count)))
+        start += length
+        state = 1 - state
+    times = np.concatenate(parts)
+    return to_nanoseconds(times[times < seconds])
+
+
+def ramp(start_rate: float, end_rate: float, seconds: float, seed: int) -> Nanoseconds:
+    """Poisson arrivals whose rate changes evenly from `start_rate` to `end_rate`."""
+    _check(start_rate, seconds)
+    _check(end_rate, seconds)
+    random = np.random.default_rng(seed)
+    highest = max(start_rate, end_rate)
+    times = _renewal(lambda n: random.exponential(1 / highest, n), highest, seconds)
+    rates = start_rate + (end_rate - start_rate) * times / seconds
+    return to_nanoseconds(times[random.random(len(times)) * highest < rates])
+
+
 def read_trace(path: Path) -> Seconds:
     """The `arrival_s` column of a CSV file, sorted, starting at 0.
 
