@@ -11,8 +11,6 @@ the last one's arrival, if it ends by the first one's deadline. A request is ser
 several rungs for it is covered when accuracies come from `pooled_accuracies`.
 """
 
-from collections import deque
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -24,7 +22,7 @@ from loadtest.bounds.bound import (
     checked_latencies,
     checked_windows,
 )
-from loadtest.bounds.front import Front, merged, start_front
+from loadtest.bounds.search import Problem, best_front
 
 
 def u1(
@@ -50,36 +48,16 @@ def u1(
         raise ValueError(f"budget {budget_ns} must be positive, tolerance {tolerance} not negative")
     if len(arrivals) == 0:
         return NOTHING_OFFERED
-    best = _search(values, latencies, arrivals, budget_ns, tolerance)
-    answered = _search(np.ones(len(values)), latencies, arrivals, budget_ns, 0.0)
-    count = len(arrivals)
-    return Bound(
-        float(best.high[-1] / count), float(answered.high[-1] / count), float(best.low.max() / count)
-    )
+    best = best_front(_problem(values, latencies, arrivals, budget_ns), tolerance)
+    answered = best_front(_problem(np.ones(len(values)), latencies, arrivals, budget_ns), 0.0)
+    high, low, most = best.high.max(), best.low.max(), answered.high.max()
+    return Bound(float(high / len(arrivals)), float(most / len(arrivals)), float(low / len(arrivals)))
 
 
-def _search(values: Floats, latencies: Floats, arrivals: Floats, budget_ns: float, tolerance: float) -> Front:
-    """The front after the last request."""
+def _problem(values: Floats, latencies: Floats, arrivals: Floats, budget_ns: float) -> Problem:
     values, latencies = _undominated(values, latencies)
-    deadlines = arrivals + budget_ns
-    batches = np.arange(1, latencies.shape[1] + 1)
-    gains = values[:, None] * batches
-    coming = np.append(arrivals[1:], arrivals[-1])
-    fronts = deque([start_front(arrivals[0])], maxlen=len(batches))
-    for served in range(1, len(arrivals) + 1):
-        now = arrivals[served - 1]
-        parts = [fronts[-1]]
-        for batch in range(1, len(fronts) + 1):
-            since = fronts[-batch].usable(now, deadlines[served - batch] - latencies[:, batch - 1].min())
-            if not len(since.free):
-                continue
-            for rung in range(len(values)):
-                moved = since.after(
-                    latencies[rung, batch - 1], gains[rung, batch - 1], deadlines[served - batch]
-                )
-                parts.append(moved)
-        fronts.append(merged(parts, coming[served - 1], tolerance))
-    return fronts[-1]
+    gains = values[:, None] * np.arange(1, latencies.shape[1] + 1)
+    return Problem(gains, latencies, arrivals, arrivals + budget_ns)
 
 
 def _undominated(values: Floats, latencies: Floats) -> tuple[Floats, Floats]:

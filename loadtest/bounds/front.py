@@ -3,55 +3,62 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest.bounds.bound import Floats
+
+SIEVE_BINS = 512
+"""Bins of the coarse front that sorts out most candidates before the rest are sorted by time."""
 
 
 @dataclass(frozen=True)
 class Front:
-    """States [m] by rising `free` (ns). `low`: the utility of a real schedule; `high`: of the best it stands for."""
+    """States [m] by rising `free` (ns) and utility. `low`: utility of a real schedule; `high`: of the best it
+    stands for. The two are equal until states are merged.
+    """
 
     free: Floats
     low: Floats
     high: Floats
 
-    def usable(self, now: float, latest: float) -> "Front":
-        """The states that matter to a launch at `now` or later, `latest` at most, begun no earlier than `now`."""
-        first = max(int(np.searchsorted(self.free, now, side="right")) - 1, 0)
-        last = int(np.searchsorted(self.free, latest, side="right")) if now <= latest else 0
-        return Front(np.maximum(self.free[first:last], now), self.low[first:last], self.high[first:last])
+    def merged(self, step: float, debt: float) -> "Front":
+        """One state for all whose `high` falls into the same step, unless its `high - low` would exceed `debt`.
 
-    def after(self, latency: float, gain: float, deadline: float) -> "Front":
-        """The states after a launch, as far as it ends by the deadline."""
-        end = self.free + latency
-        last = int(np.searchsorted(end, deadline, side="right"))
-        return Front(end[:last], self.low[:last] + gain, self.high[:last] + gain)
-
-
-def start_front(now: float) -> Front:
-    """The one state in which nothing has happened."""
-    return Front(np.array([now]), np.zeros(1), np.zeros(1))
+        It has the earliest time of them, that one's `low`, and the highest `high`.
+        """
+        if step == 0.0 or len(self.free) < 2:
+            return self
+        place = np.floor(self.high / step)
+        first, last = _runs(place)
+        too_far = self.high[last] - self.low[first] > debt
+        if too_far.any():
+            place = np.where(np.repeat(too_far, last - first + 1), -1.0 - np.arange(len(place)), place)
+            first, last = _runs(place)
+        return Front(self.free[first], self.low[first], self.high[last])
 
 
-def merged(parts: list[Front], coming: float, tolerance: float) -> Front:
-    """The Pareto front of all states; times before `coming` (the next arrival) are worth no more than `coming`."""
-    free = np.maximum(np.concatenate([part.free for part in parts]), coming)
-    order = np.argsort(free)
-    free = free[order]
-    low = np.concatenate([part.low for part in parts])[order]
-    high = np.concatenate([part.high for part in parts])[order]
-    best = np.maximum.accumulate(high)
-    kept = np.append(True, best[1:] > best[:-1] + 1e-9)
-    free, low, high = free[kept], low[kept], high[kept]
-    last = np.append(free[1:] > free[:-1], True)
-    return _coarsened(Front(free[last], low[last], high[last]), tolerance)
+def _runs(place: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First and last index of each run of equal values."""
+    changes = np.flatnonzero(place[1:] != place[:-1])
+    return np.append(0, changes + 1), np.append(changes, len(place) - 1)
 
 
-def _coarsened(front: Front, step: float) -> Front:
-    """One state for all whose utilities fall into the same step."""
-    if step == 0.0:
-        return front
-    place = np.floor(front.high / step)
-    fresh = place[1:] > place[:-1]
-    first, last = np.append(True, fresh), np.append(fresh, True)
-    return Front(front.free[first], front.low[first], front.high[last])
+def sieve(free: Floats, high: Floats, start: float, end: float) -> NDArray[np.intp]:
+    """Indices of the candidates that no candidate of an earlier time bin equals or betters in utility.
+
+    `free` [m] lies in start…end. A cheap filter: what it removes is dominated, what it leaves may be, too.
+    """
+    scale = (SIEVE_BINS - 1) / max(end - start, 1.0)
+    place = ((free - start) * scale).astype(np.intp)
+    best = np.full(SIEVE_BINS + 1, -np.inf)
+    np.maximum.at(best, place + 1, high)
+    before = np.maximum.accumulate(best)
+    return np.flatnonzero(high > before[place])
+
+
+def pareto(free: Floats, high: Floats) -> NDArray[np.intp]:
+    """Indices of the states that none other equals or betters in both, by rising time."""
+    order = np.lexsort((-high, free))
+    ordered = high[order]
+    best = np.maximum.accumulate(ordered)
+    return np.asarray(order[np.append(True, ordered[1:] > best[:-1] + 1e-9)])
