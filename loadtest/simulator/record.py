@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,8 @@ from model_repo.manifest import Manifest
 from model_repo.pooling import pool, softmax, stage_log_probabilities
 from model_repo.repository import PublishedModel
 from server.engine import backends
-from server.engine.backends.protocol import StageRunner
+from server.engine.backends.protocol import StageRunner, StageUnusable
+from server.engine.loading import LoadedModel, Loader
 
 Floats = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -72,11 +75,13 @@ def record(model: PublishedModel, images: LabelledImages, wanted: Wanted, progre
         raise ValueError(f"{len(manifest.stages)} rungs have too many sets to record; at most {MOST_RUNGS}")
     truth = _labels_in_order_of(manifest, images)
     pixels = np.stack([decoding.decode(payload, manifest.input) for payload in images.payloads])
-    with _on_core(wanted.cpu):
-        backend = backends.create(wanted.backend, 1, shared_cores=False)
-        places = range(len(manifest.stages))
-        runners = [backend.load_stage(model, place, wanted.max_batch) for place in places]
-        logits = [_logits(runners[place], pixels, manifest.stages[place].name, progress) for place in places]
+    with _on_core(wanted.cpu), TemporaryDirectory() as scratch:
+        loaded = _as_served(model, wanted, Path(scratch))
+        runners = [loaded.runners[place] for place in range(len(manifest.stages))]
+        logits = [
+            _logits(runner, pixels, name, progress)
+            for runner, name in zip(runners, manifest.stage_names, strict=True)
+        ]
         timed, stalls, trusted = _timed_cells(runners, pixels, wanted, progress)
     confidence, right = pooled_answers(manifest, logits, truth)
     machine = describe_machine()
@@ -85,7 +90,7 @@ def record(model: PublishedModel, images: LabelledImages, wanted: Wanted, progre
         "hash": hash_of(model),
         "stages": list(manifest.stage_names),
         "machine": machine_line(machine),
-        "backend": backend.describe() | {"device": backend.device},
+        "backend": loaded.runtimes,
         "command": wanted.command,
         "date": time.strftime("%Y-%m-%d"),
         "images": len(images),
@@ -135,6 +140,20 @@ def _labels_in_order_of(manifest: Manifest, images: LabelledImages) -> NDArray[n
         raise ValueError(f"{_LABELS_DIFFER}: {', '.join(images.classes)}; {', '.join(manifest.labels)}")
     place = np.array([manifest.labels.index(name) for name in images.classes], dtype=np.int64)
     return place[images.labels]
+
+
+def _as_served(model: PublishedModel, wanted: Wanted, scratch: Path) -> LoadedModel:
+    """The model as an engine with one thread loads it. Raises StageUnusable where a rung cannot run."""
+    folder = scratch / "models" / model.manifest.name
+    folder.mkdir(parents=True)
+    (folder / model.manifest.version).symlink_to(model.path.resolve())
+    runtimes = backends.runtimes(wanted.backend, 1, shared_cores=True)
+    loader = Loader(runtimes, scratch / "state", wanted.max_batch, 0, lambda _line: None)
+    loaded = loader.load_all(folder.parent)
+    if loaded.unserved or loaded.models[model.key].failed:
+        reasons = loaded.unserved or [f"{k}: {why}" for k, why in loaded.models[model.key].failed.items()]
+        raise StageUnusable("; ".join(reasons))
+    return loaded.models[model.key]
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def simulate(
     offered: Offered,
     *,
     seed: int = 0,
-    costs: Costs = Costs(),  # noqa: B008 - frozen
+    costs: Costs = Costs(),
 ) -> Journal:
     """Play everything that is offered to the scheduler until every job has ended.
 
@@ -138,15 +138,14 @@ class _World:
         """The loop."""
         arrivals, count = self._arrivals, len(self._arrivals)
         while True:
-            due = self._lands_ns if self._lands_ns < self._wake else self._wake
+            due = min(self._wake, self._lands_ns)
             if self._next < count and arrivals[self._next] < due:
                 due = arrivals[self._next]
             if due == NEVER:
                 if not self._open:
                     return self._journal()
                 due = self._last_call()
-            if due > self._now:
-                self._now = due
+            self._now = max(self._now, due)
             self._receive()
             if self._lands_ns <= self._now:
                 self._land()
