@@ -78,6 +78,11 @@ class PublishedModel:
         """name@version: how messages and logs name it."""
         return f"{self.manifest.name}@{self.manifest.version}"
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its input."""
+        return self.manifest.input.height, self.manifest.input.width
+
     def read(self, stage: Stage) -> bytes:
         """The bytes of a stage's file, verified as they are read: they are what the manifest names.
 

@@ -1,24 +1,23 @@
-"""From the folder of models to models that can be served: every stage loaded, warmed up, tried and timed.
+"""From the folder of models to models that can be served.
 
-Knows the order of these steps and what to do without a part: a stage that fails is left out and named, a model without
-a usable stage is not served, a damaged one neither, each with its reason. Must not know sockets or jobs.
+Knows what to do without a part: a stage that fails is left out and named, a model without a usable stage is not served,
+a damaged one neither, each with its reason. How a stage gets its runner is in runners.py. Must not know sockets or
+jobs.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from model_repo.repository import ModelDamaged, PublishedModel, Repository
-from server.engine import profile
-from server.engine.backends.protocol import Backend, Pixels, StageRunner, StageUnusable
+from server.engine.backends.auto import Runtimes
+from server.engine.backends.protocol import StageRunner, StageUnusable
 from server.engine.ladder import Ladder
-from server.engine.latency import LatencyTable, buckets_up_to
+from server.engine.latency import LatencyTable
+from server.engine.runners import RunnerMaker
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,7 @@ class LoadedModel:
         runners: by place in the ladder; a rung that is out of use has none.
         ladder, latency: what the policy knows of it.
         failed: names of rungs that cannot run, with the reason.
+        runtimes: names of those it runs on, joined by +.
     """
 
     model: PublishedModel
@@ -43,6 +43,7 @@ class LoadedModel:
     ladder: Ladder
     latency: LatencyTable
     failed: dict[str, str]
+    runtimes: str = ""
 
     @property
     def key(self) -> str:
@@ -64,10 +65,10 @@ class Loaded:
 
 
 class Loader:
-    """Loads models for one backend.
+    """Loads models onto the runtimes that are there.
 
     Args:
-        backend: runs the stages.
+        runtimes: run the stages.
         state_dir: keeps latency profiles.
         max_batch: largest batch of a launch.
         pin_rung: serve this rung only (1 = first); 0 serves the ladder.
@@ -77,15 +78,14 @@ class Loader:
 
     def __init__(
         self,
-        backend: Backend,
+        runtimes: Runtimes,
         state_dir: Path,
         max_batch: int,
         pin_rung: int,
         say: Say,
         untrusted: frozenset[str] = frozenset(),
     ) -> None:
-        self._backend = backend
-        self._state_dir = state_dir
+        self._maker = RunnerMaker(runtimes, state_dir, max_batch, say)
         self._max_batch = max_batch
         self._pin_rung = pin_rung
         self._say = say
@@ -114,28 +114,21 @@ class Loader:
 
     def _load(self, model: PublishedModel) -> LoadedModel:
         """Raises StageUnusable if nothing of it can run."""
-        runners: dict[int, StageRunner] = {}
         places, failed = self._trusted(model, self._wanted(model))
-        for place in places:
-            stage = model.manifest.stages[place].name
-            self._say(f"loading {model.key} {stage}")
-            try:
-                runners[place] = self._load_stage(model, place)
-            except StageUnusable as error:
-                logger.error(
-                    "stage left out", extra={"model": model.key, "stage": stage, "reason": str(error)}
-                )
-                failed[stage] = str(error)
-        if not runners:
-            reasons = "; ".join(f"{stage}: {reason}" for stage, reason in failed.items())
-            raise StageUnusable(f"no usable stage ({reasons})")
-        cells = self._profile(model, runners)
+        # A pinned service has one rung's figures only: they must not pass for the whole ladder's.
+        found = self._maker.make(model, places, keep=len(places) == len(model.manifest.stages))
+        usable = sorted(found.by_place)
         logger.info(
             "model loaded",
-            extra={"model": model.key, "stages": [model.manifest.stages[p].name for p in runners]},
+            extra={"model": model.key, "stages": [model.manifest.stages[p].name for p in usable]},
         )
         return LoadedModel(
-            model, runners, ladder_of(model, sorted(runners)), LatencyTable(cells, self._max_batch), failed
+            model,
+            found.by_place,
+            ladder_of(model, usable),
+            LatencyTable(found.profile.cells, self._max_batch),
+            {**failed, **found.failed},
+            found.runtimes,
         )
 
     def _wanted(self, model: PublishedModel) -> list[int]:
@@ -154,56 +147,9 @@ class Loader:
             logger.error("stage left out", extra={"model": model.key, "stage": names[place], "reason": HUNG})
         return [place for place in places if place not in hung], {names[place]: HUNG for place in hung}
 
-    def _load_stage(self, model: PublishedModel, place: int) -> StageRunner:
-        """A runner that has given sane logits for one image and for a full batch."""
-        runner = self._backend.load_stage(model, place, self._max_batch)
-        classes = len(model.manifest.labels)
-        for batch in {1, self._max_batch}:
-            try:
-                logits = runner.run(_random_pixels(model, batch))
-            except Exception as error:  # whatever a runtime raises, the stage is unusable
-                runner.close()
-                raise StageUnusable(f"a batch of {batch} fails: {str(error).splitlines()[0]}") from error
-            if logits.shape != (batch, classes) or not np.isfinite(logits).all():
-                runner.close()
-                raise StageUnusable(
-                    f"gives {logits.shape} for {batch} images and {classes} labels, or infinite logits"
-                )
-        return runner
-
-    def _profile(self, model: PublishedModel, runners: dict[int, StageRunner]) -> profile.Cells:
-        key = {
-            "model": model.fingerprint(),
-            "processor": profile.processor(),
-            "batches": str(self._max_batch),
-            **self._backend.describe(),
-        }
-        kept = profile.load(self._state_dir, key, runners)
-        if kept is not None:
-            logger.info("latency profile reused", extra={"model": model.key})
-            return kept
-        images = _random_pixels(model, self._max_batch)
-        names = model.manifest.stage_names
-        cells = profile.measure(
-            sorted(runners),
-            buckets_up_to(self._max_batch),
-            lambda place, batch: runners[place].run(images[:batch]),
-            time.monotonic_ns,
-            lambda place, batch: self._say(f"timing {model.key} {names[place]} at batch {batch}"),
-        )
-        # A pinned service has one rung's figures only: they must not pass for the whole ladder's.
-        if not self._pin_rung:
-            profile.save(self._state_dir, key, cells)
-        return cells
-
 
 def ladder_of(model: PublishedModel, usable: list[int]) -> Ladder:
     """What the manifest says the rungs are worth."""
     manifest = model.manifest
     accuracies = {key: pool.accuracy for key, pool in manifest.pools.items()}
     return Ladder(manifest.stage_names, accuracies, manifest.gain_bin_edges, manifest.gains, usable)
-
-
-def _random_pixels(model: PublishedModel, batch: int) -> Pixels:
-    rule = model.manifest.input
-    return np.random.default_rng(0).integers(0, 256, (batch, rule.height, rule.width, 3), dtype=np.uint8)

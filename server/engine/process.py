@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from server import logs
 from server.child import ChildContext, enter
 from server.engine import backends
-from server.engine.backends.protocol import Backend
 from server.engine.counting import Counting
 from server.engine.device import Device
 from server.engine.engine import Engine
@@ -52,7 +51,7 @@ def main() -> None:
     if context.ended:
         counting.restarted(context.ended, context.hangs[-1] if context.ended == "hung" else "")
     reports = Reports(front_ends, settings.max_jobs, counting)
-    backend, loaded = _load(context, reports)
+    loaded = _load(context, reports)
     device = Device()
     engine = Engine(
         front_ends,
@@ -64,7 +63,7 @@ def main() -> None:
         time.monotonic_ns,
         Pulse(context.pulse_file, int(settings.hang_s * 1e9)),
     )
-    reports.serve(loaded.models, backend.name if backend else "", _detail(loaded))
+    reports.serve(loaded.models, _detail(loaded))
     _settle_memory()
     _end_on_signal(engine, settings.drain_s)
     logger.info(
@@ -78,7 +77,7 @@ def main() -> None:
     logger.info("engine ended")
 
 
-def _load(context: ChildContext, reports: Reports) -> tuple[Backend | None, Loaded]:
+def _load(context: ChildContext, reports: Reports) -> Loaded:
     settings = context.settings
 
     def say(detail: str) -> None:
@@ -86,14 +85,15 @@ def _load(context: ChildContext, reports: Reports) -> tuple[Backend | None, Load
         reports.say(detail, time.monotonic_ns())
 
     try:
-        backend = backends.create(settings.backend, *threads_of(settings, len(os.sched_getaffinity(0))))
+        threads = threads_of(settings, len(os.sched_getaffinity(0)))
+        runtimes = backends.runtimes(settings.backend, *threads)
     except ImportError as error:
         logger.error("runtime missing", extra={"backend": settings.backend, "reason": str(error)})
-        return None, Loaded(unserved=[f"backend {settings.backend} is not installed: {error}"])
+        return Loaded(unserved=[f"backend {settings.backend} is not installed: {error}"])
     loader = Loader(
-        backend, settings.state_dir, settings.max_batch, settings.pin_rung, say, untrusted(context.hangs)
+        runtimes, settings.state_dir, settings.max_batch, settings.pin_rung, say, untrusted(context.hangs)
     )
-    return backend, loader.load_all(settings.models_dir)
+    return loader.load_all(settings.models_dir)
 
 
 def untrusted(hangs: Sequence[str]) -> frozenset[str]:

@@ -1,8 +1,9 @@
 """The warm-up profile: how long each (stage, batch) takes on this machine, measured once and kept on disk.
 
-Knows how to measure and where the figures lie; what they mean for a schedule is in latency.py. A kept profile is used
-again only for the same processor, runtime, its threads and version, and the same weights; a damaged one is measured
-anew. It may go stale in silence only as far as the online correction reaches.
+Knows how to measure and where the figures lie; what they mean for a schedule is in latency.py. Which runtime was chosen
+for a cell is kept with its time. A kept profile is used again only for the same processor, the same runtimes to choose
+from, their threads and versions, and the same weights; a damaged one is measured anew. It may go stale in silence only
+as far as the online correction reaches.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import hashlib
 import logging
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 logger = logging.getLogger(__name__)
 
 Cells = dict[int, dict[int, float]]  # stage -> batch -> median nanoseconds
+RowKey = TypeVar("RowKey", bound=Hashable)
 
-FORMAT = 1
+FORMAT = 2
 SAMPLES = 7
 FEW_SAMPLES = 3
 BUDGET_NS = 1_500_000_000
@@ -31,6 +35,23 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     format: int
     key: dict[str, str]
     cells: dict[str, dict[str, float]]
+    runtimes: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every cell's time and runtime, by stage and batch."""
+
+    cells: Cells
+    runtimes: dict[int, dict[int, str]]
+
+    def only(self, stages: Iterable[int]) -> Profile:
+        """Without the other stages."""
+        wanted = set(stages)
+        return Profile(
+            {stage: row for stage, row in self.cells.items() if stage in wanted},
+            {stage: row for stage, row in self.runtimes.items() if stage in wanted},
+        )
 
 
 def processor() -> str:
@@ -45,34 +66,35 @@ def processor() -> str:
 
 
 def measure(
-    stages: Iterable[int],
+    rows: Iterable[RowKey],
     batches: Iterable[int],
-    run: Callable[[int, int], object],
+    run: Callable[[RowKey, int], object],
     clock_ns: Callable[[], int],
-    on_progress: Callable[[int, int], None],
-) -> Cells:
-    """Time every cell: small batches of all stages first, so that when the time is used up only large ones are missing.
+    on_progress: Callable[[RowKey, int], None],
+) -> dict[RowKey, dict[int, float]]:
+    """Time every cell: small batches of all rows first, so that when the time is used up only large ones are missing.
 
     Args:
-        stages: places in the ladder.
+        rows: what is timed at each batch size: stages, or stages on runtimes.
         batches: sizes, ascending.
-        run: runs a stage at a batch size once.
+        run: runs a row at a batch size once.
         clock_ns: a monotonic clock.
-        on_progress: told (stage, batch) before each cell.
+        on_progress: told (row, batch) before each cell.
 
     Returns:
-        Medians. Every stage has its smallest batch; a missing larger one is extrapolated by the latency table.
+        Medians, in nanoseconds. Every row has its smallest batch; a missing larger one is extrapolated by the latency
+        table.
     """
-    cells: Cells = {stage: {} for stage in stages}
+    cells: dict[RowKey, dict[int, float]] = {row: {} for row in rows}
     started = clock_ns()
     for batch in batches:
-        for stage, done in cells.items():
+        for row, done in cells.items():
             expected_ns = 2 * max(done.values(), default=0.0)
             left_ns = started + BUDGET_NS - clock_ns()
             if done and FEW_SAMPLES * expected_ns > left_ns:
                 continue
-            on_progress(stage, batch)
-            done[batch] = _time_cell(lambda s=stage, b=batch: run(s, b), clock_ns)  # type: ignore[misc]
+            on_progress(row, batch)
+            done[batch] = _time_cell(lambda r=row, b=batch: run(r, b), clock_ns)  # type: ignore[misc]
     return cells
 
 
@@ -96,32 +118,40 @@ def path_of(state_dir: Path, key: Mapping[str, str]) -> Path:
     return state_dir / "latency" / f"{digest}.json"
 
 
-def load(state_dir: Path, key: Mapping[str, str], stages: Iterable[int]) -> Cells | None:
-    """The kept profile of that key; None if there is none for all `stages`, or it is damaged (which is logged)."""
+def load(state_dir: Path, key: Mapping[str, str]) -> Profile | None:
+    """The kept profile of that key; None if there is none, or it is damaged (which is logged)."""
     path = path_of(state_dir, key)
     try:
         kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        cells = {int(s): {int(b): float(ns) for b, ns in row.items()} for s, row in kept.cells.items()}
+        found = _understood(kept)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, ValueError) as error:
         logger.warning("latency profile cannot be read", extra={"file": str(path), "reason": str(error)})
         return None
-    if kept.format != FORMAT or kept.key != dict(key):
-        return None
-    if not all(
-        cells.get(stage) and all(b > 0 and ns > 0 for b, ns in cells[stage].items()) for stage in stages
-    ):
-        logger.warning("latency profile is incomplete", extra={"file": str(path)})
-        return None
-    return cells
+    return found if kept.format == FORMAT and kept.key == dict(key) else None
 
 
-def save(state_dir: Path, key: Mapping[str, str], cells: Cells) -> None:
+def _understood(kept: _Kept) -> Profile:
+    """Raises ValueError where something is missing."""
+    cells = {int(s): {int(b): float(ns) for b, ns in row.items()} for s, row in kept.cells.items()}
+    runtimes = {int(s): {int(b): name for b, name in row.items()} for s, row in kept.runtimes.items()}
+    for stage, row in cells.items():
+        if not row or not all(batch > 0 and ns > 0 for batch, ns in row.items()):
+            raise ValueError(f"stage {stage} has no usable times")
+    if {stage: set(row) for stage, row in cells.items()} != {s: set(row) for s, row in runtimes.items()}:
+        raise ValueError("not every cell has a time and a runtime")
+    return Profile(cells, runtimes)
+
+
+def save(state_dir: Path, key: Mapping[str, str], profile: Profile) -> None:
     """Keep a profile. A folder that cannot be written is logged: the next start measures again."""
     path = path_of(state_dir, key)
     kept = _Kept(
-        FORMAT, dict(key), {str(s): {str(b): ns for b, ns in row.items()} for s, row in cells.items()}
+        FORMAT,
+        dict(key),
+        {str(s): {str(b): ns for b, ns in row.items()} for s, row in profile.cells.items()},
+        {str(s): {str(b): name for b, name in row.items()} for s, row in profile.runtimes.items()},
     )
     half = path.with_suffix(f".{os.getpid()}.half")
     try:

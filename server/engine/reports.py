@@ -38,7 +38,6 @@ class Reports:
         self._state = "starting"
         self._detail = "starting"
         self._models: dict[str, LoadedModel] = {}
-        self._backend = ""
         self._described: list[ServedModel] = []
         self._description = 0
         self._described_ns = 0
@@ -57,9 +56,9 @@ class Reports:
             self._beat(now_ns)
             self._front_ends.flush()
 
-    def serve(self, models: dict[str, LoadedModel], backend: str, detail: str) -> None:
+    def serve(self, models: dict[str, LoadedModel], detail: str) -> None:
         """Start-up is over. Without a model the state stays `starting`, and `detail` says what is wrong."""
-        self._models, self._backend, self._detail = models, backend, detail
+        self._models, self._detail = models, detail
         self._state = "ready" if models else "starting"
         self.models_changed()
 
@@ -140,7 +139,7 @@ class Reports:
         latency = model.latency
         return ServedModel(
             model.key,
-            self._backend,
+            model.runtimes,
             {
                 names[place]: [
                     StageLatency(batch, latency.typical_ns(place, batch), latency.ns(place, batch))

@@ -46,13 +46,14 @@ class OpenVino:
 
     Args:
         threads: of one launch.
+        precision: bf16 or f32; by default bf16 where the processor has it.
     """
 
     name = "openvino"
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, precision: str = "") -> None:
         self._core = openvino.Core()
-        self._precision = "bf16" if has_native_bf16() else "f32"
+        self._precision = precision or ("bf16" if has_native_bf16() else "f32")
         self.device = (
             f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}, {self._precision}"
         )

@@ -69,7 +69,7 @@ class Bench:
             time.monotonic_ns,
             Pulse(tmp_path / "pulse", 1),
         )
-        self.reports.serve({model.key: model}, "fake", "")
+        self.reports.serve({model.key: model}, "")
         self.front_end = FrontEnd(self.context, endpoint)
         self.front_end.epoch = EPOCH
 

@@ -8,6 +8,8 @@ from server.engine import profile
 
 KEY = {"model": "abc", "runtime": "r", "threads": "1"}
 CELLS = {0: {1: 10.0, 2: 15.0}, 2: {1: 100.0}}
+RUNTIMES = {0: {1: "fast", 2: "other"}, 2: {1: "fast"}}
+KEPT = profile.Profile(CELLS, RUNTIMES)
 
 
 class SlowDevice:
@@ -49,11 +51,32 @@ def test_progress_is_told_before_each_cell():
 
 
 def test_a_profile_is_kept_and_found_by_its_key(tmp_path):
-    assert profile.load(tmp_path, KEY, [0]) is None
-    profile.save(tmp_path, KEY, CELLS)
-    assert profile.load(tmp_path, KEY, [0, 2]) == CELLS
-    assert profile.load(tmp_path, {**KEY, "threads": "2"}, [0]) is None
-    assert profile.load(tmp_path, dict(reversed(KEY.items())), [0]) == CELLS
+    assert profile.load(tmp_path, KEY) is None
+    profile.save(tmp_path, KEY, KEPT)
+    assert profile.load(tmp_path, KEY) == KEPT
+    assert profile.load(tmp_path, {**KEY, "threads": "2"}) is None
+    assert profile.load(tmp_path, dict(reversed(KEY.items()))) == KEPT
+
+
+def test_a_profile_of_some_stages_is_cut_from_the_whole():
+    assert KEPT.only([2]) == profile.Profile({2: CELLS[2]}, {2: RUNTIMES[2]})
+
+
+def kept_as(**changes: object) -> bytes:
+    sound = {
+        "format": profile.FORMAT,
+        "key": KEY,
+        "cells": {"0": {"1": 1.0}},
+        "runtimes": {"0": {"1": "fast"}},
+    }
+    return json.dumps({**sound, **changes}).encode()
+
+
+def test_the_example_that_is_damaged_below_is_sound(tmp_path):
+    path = profile.path_of(tmp_path, KEY)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(kept_as())
+    assert profile.load(tmp_path, KEY) == profile.Profile({0: {1: 1.0}}, {0: {1: "fast"}})
 
 
 @pytest.mark.parametrize(
@@ -63,26 +86,29 @@ def test_a_profile_is_kept_and_found_by_its_key(tmp_path):
         b"{",
         b"[]",
         b"\xff",
-        b'{"format": 1, "key": {}, "cells": {}}',
-        json.dumps({"format": 2, "key": KEY, "cells": {"0": {"1": 1.0}}}).encode(),
-        json.dumps({"format": 1, "key": KEY, "cells": {"0": {}}}).encode(),
-        json.dumps({"format": 1, "key": KEY, "cells": {"0": {"one": 1.0}}}).encode(),
-        json.dumps({"format": 1, "key": KEY, "cells": {"0": {"1": -1.0}}}).encode(),
-        json.dumps({"format": 1, "key": KEY, "cells": {"1": {"1": 1.0}}}).encode(),
+        kept_as(key={}),
+        kept_as(format=1),
+        kept_as(cells={"0": {}}),
+        kept_as(cells={"0": {"one": 1.0}}),
+        kept_as(cells={"0": {"1": -1.0}}),
+        kept_as(cells={"1": {"1": 1.0}}),
+        kept_as(runtimes={}),
+        kept_as(runtimes={"0": {"2": "fast"}}),
+        kept_as(runtimes={"0": {"1": 7}}),
     ],
 )
 def test_a_damaged_profile_counts_as_none(tmp_path, damage):
     path = profile.path_of(tmp_path, KEY)
     path.parent.mkdir(parents=True)
     path.write_bytes(damage)
-    assert profile.load(tmp_path, KEY, [0]) is None
+    assert profile.load(tmp_path, KEY) is None
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):
     (tmp_path / "latency").write_text("a file where the folder should be")
-    profile.save(tmp_path, KEY, CELLS)
+    profile.save(tmp_path, KEY, KEPT)
     assert "latency profile cannot be kept" in caplog.text
-    assert profile.load(tmp_path, KEY, [0]) is None
+    assert profile.load(tmp_path, KEY) is None
 
 
 def test_this_machine_has_a_processor():
