@@ -6,7 +6,7 @@ Reads the state; must not change it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from server.engine.prices import GRID
@@ -35,7 +35,11 @@ Slices = list[tuple[float, Group, int]]
 """Groups that may join a launch: gain of each member, the group, and before which deadline its members must lie."""
 
 
-def best_candidate(state: State, now_ns: int) -> Candidate | None:
+Explain = Callable[[list[Candidate], Candidate | None], None]
+"""Told what was considered for a decision and what was chosen (which is among it, unless nothing saves everyone)."""
+
+
+def best_candidate(state: State, now_ns: int, explain: Explain | None = None) -> Candidate | None:
     """The launch to make now; None if none is possible.
 
     What is worth its time at the present price goes first. If there is nothing, the device would be idle, and whatever
@@ -52,7 +56,10 @@ def best_candidate(state: State, now_ns: int) -> Candidate | None:
         for name, queue in state.models.items():
             if queue.usable:
                 found += _deepen_candidates(state, name, queue, now_ns, limits, _anything(queue))
-    return _best_of(state, found) or _save_the_earliest(state, now_ns)
+    chosen = _best_of(state, found) or _save_the_earliest(state, now_ns)
+    if explain is not None:
+        explain(found, chosen)
+    return chosen
 
 
 def _best_of(state: State, found: list[Candidate]) -> Candidate | None:

@@ -19,7 +19,7 @@ The rule, simpler than the priced schedule of a later version but with its guara
 
 from __future__ import annotations
 
-from server.engine.candidates import Candidate, best_candidate
+from server.engine.candidates import Candidate, Explain, best_candidate
 from server.engine.events import (
     Arrived,
     Cancelled,
@@ -62,7 +62,9 @@ __all__ = [
 ]
 
 
-def step(state: State, event: Event, now_ns: int) -> tuple[State, list[Instruction]]:
+def step(
+    state: State, event: Event, now_ns: int, explain: Explain | None = None
+) -> tuple[State, list[Instruction]]:
     """Tell the policy one event; returns the state (the same object, changed in place) and its instructions.
 
     Only a Tick orders a launch, and only while none is outstanding: tell everything that has happened, then
@@ -79,7 +81,7 @@ def step(state: State, event: Event, now_ns: int) -> tuple[State, list[Instructi
         case LaunchFailed(launch):
             return state, _launch_failed(state, launch)
         case Tick():
-            return state, _decide(state, now_ns)
+            return state, _decide(state, now_ns, explain)
 
 
 # Arrivals and ends of launches
@@ -198,11 +200,11 @@ def _end(state: State, waiting: Waiting, reason: str) -> Finish:
     return Finish(waiting.job.key, reason)
 
 
-def _decide(state: State, now_ns: int) -> list[Instruction]:
+def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruction]:
     orders = _end_hopeless(state, free_ns(state, now_ns))
     if state.outstanding is not None:
         return orders
-    best = best_candidate(state, now_ns)
+    best = best_candidate(state, now_ns, explain)
     if best is None:
         return [*orders, *_end_the_rest(state), WaitUntil(None)]
     launch = _take(state, best, now_ns)
