@@ -16,8 +16,9 @@ decision time.
   above or below `u1` (it knows more, but relaxes more); it is never below `u1_prime`.
 - `fluid`: the relaxation without time: requests flow in evenly at a rate. It needs no arrivals, and with the
   options of a cascade it is the fluid form of U2.
-- `binned`: U1' and U2 written out as a linear programme over time bins and solved by HiGHS: slower and looser than
-  `u1_prime` and `u2`, and independent of them, which is why it is here.
+- `binned.binned`: U1' and U2 written out as a linear programme over time bins and solved by HiGHS: slower and looser than
+  `u1_prime` and `u2`, and independent of them, which is why it is here. It is not
+  imported with the package: SciPy takes its time.
 
 What they do not bound: a policy that reads more out of an image than one confidence per set of finished rungs, and
 the luck of one finite run. Accuracies here are means over the recorded images; a run of n requests scatters
@@ -27,7 +28,6 @@ above a bound by that much and nothing is wrong.
 This package knows arrays of numbers. It knows no server, no policy, no files and no clock.
 """
 
-from loadtest.bounds.binned import binned
 from loadtest.bounds.bound import Bound
 from loadtest.bounds.cascades import cascade_options
 from loadtest.bounds.exact import u1
@@ -37,7 +37,6 @@ from loadtest.bounds.relaxed import relaxed, u1_prime, u2
 __all__ = [
     "Bound",
     "Options",
-    "binned",
     "cascade_options",
     "direct_options",
     "fluid",
