@@ -1,6 +1,7 @@
 """The policy that serves, as a scheduler of the simulator: the same code, warmed up by the same kind of profile."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import NAME, SimulatedModel
@@ -22,6 +23,31 @@ class Ours:
         latency = LatencyTable(device.profile, device.max_batch)
         self.state = new_state({NAME: (ladder, latency)}, config or PolicyConfig(max_batch=device.max_batch))
 
+    @classmethod
+    def blind(cls, model: SimulatedModel, device: Durations) -> "Ours":
+        """The same, not knowing which images gain from more: every gain is the mean over all. For U1's sake."""
+        return cls(without_confidence(model), device)
+
     def step(self, event: Event, now_ns: int) -> Sequence[Instruction]:
         """The policy's step."""
         return step(self.state, event, now_ns)[1]
+
+
+def without_confidence(model: SimulatedModel) -> SimulatedModel:
+    """One bin for every confidence; a gain is the difference of accuracies on calibration data."""
+    names = model.stages
+    gains = {
+        done: {
+            name: (model.accuracies[_joined(names, done, name)] - accuracy,)
+            for name in names
+            if name not in done.split(",")
+        }
+        for done, accuracy in model.accuracies.items()
+    }
+    return replace(model, gain_bin_edges=(0.0, 1.0), gains=gains)
+
+
+def _joined(names: Sequence[str], done: str, more: str) -> str:
+    """The key of a set of rungs and one more."""
+    members = {*done.split(","), more}
+    return ",".join(name for name in names if name in members)

@@ -15,10 +15,11 @@ from loadtest.simulator.scheduler import Scheduler
 
 Maker = Callable[[SimulatedModel, Durations], Scheduler]
 
-OURS = "anytime"
+OURS, BLIND = "anytime", "anytime-blind"
 PER_STAGE = {"fixed": Fixed, "clipper": Clipper, "clockwork": Clockwork}
 WHOLE_LADDER: dict[str, Maker] = {
     OURS: Ours,
+    BLIND: Ours.blind,
     "slackfit": SlackFit,
     "proteus": Proteus,
     "rtdeepiot": RTDeepIoT,

@@ -1,8 +1,8 @@
 """Proteus: accuracy scaling. The variant follows the demand; batches wait as long as the first deadline allows.
 
-Ahmad et al., Proteus: A High-Throughput Inference-Serving System with Accuracy Scaling, ASPLOS 2024, sections 4 (an MILP
-assigns variants to devices: the most accurate that carry the demand) and 5 (adaptive batching that is proactive and not
-work-conserving).
+Ahmad et al., Proteus: A High-Throughput Inference-Serving System with Accuracy Scaling, ASPLOS 2024, sections 4 (an
+MILP assigns variants to devices: the most accurate that carry the demand) and 5 (adaptive batching that is proactive
+and not work-conserving).
 
 Settled here: one device, so the MILP comes down to the most accurate rung whose throughput exceeds the demand by a
 tenth; it is solved twice a second instead of every half minute, because a rung is switched here without loading, and
