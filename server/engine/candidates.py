@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from server.engine.prices import GRID
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import NEVER, blocking_cap_ns, price_place, secure_start
-from server.engine.state import State
+from server.engine.room import NEVER, blocking_cap_ns, price_places, secure_start
+from server.engine.state import State, arrival_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,20 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     gains anything may have it.
     """
     limits = secure_start(state) - now_ns, blocking_cap_ns(state, now_ns)
-    place = price_place(state, now_ns)
+    place, root_place = price_places(state, now_ns)
     found: list[Candidate] = []
+    patient: list[Candidate] = []
     for name, queue in state.models.items():
         if queue.usable:
-            found += _first_candidates(state, name, queue, now_ns, place, limits[1])
-            found += _deepen_candidates(state, name, queue, now_ns, limits, _planned(queue, place, now_ns, state))
+            first = _first_candidates(state, name, queue, now_ns, root_place, limits[1])
+            if _may_wait(state, queue, place, now_ns):
+                patient += first
+            else:
+                found += first
+            found += _deepen_candidates(
+                state, name, queue, now_ns, limits, _planned(queue, place, now_ns, state)
+            )
+    found = found or patient
     if not found:
         for name, queue in state.models.items():
             if queue.usable:
@@ -91,6 +99,21 @@ def _first_candidates(
             return direct
     cheapest = _answering(state, name, queue, now_ns, queue.ladder.first)
     return [c for c in cheapest if _leaves_secure(state, c, now_ns)]
+
+
+def _may_wait(state: State, queue: ModelQueue, place: int, now_ns: int) -> bool:
+    """Whether first answers had better wait for company: where time is short, small batches waste it.
+
+    It is short where answers have a price, or where first rungs one by one would take much of the device. Nothing is
+    lost by waiting: whatever goes before them must leave them secure.
+    """
+    count = min(len(queue.unanswered), queue.max_batch)
+    if not count:
+        return False
+    alone = arrival_rate(queue, now_ns) * queue.first_work_ns
+    if place <= queue.plans.floor and alone < state.config.alone:
+        return False
+    return queue.latency.efficiency(queue.ladder.first, count) < state.config.efficient
 
 
 def _answering(state: State, name: str, queue: ModelQueue, now_ns: int, stage: int) -> list[Candidate]:

@@ -142,6 +142,11 @@ class LatencyTable:
         lowest = min((base[b] + self._overhead_ns) / b for b in self.buckets)
         return next(b for b in self.buckets if (base[b] + self._overhead_ns) / b <= lowest * (1 + tolerance))
 
+    def efficiency(self, stage: int, batch: int) -> float:
+        """Time per image at the best batch as a share of that at this one, 0…1."""
+        best = self.best_batch(stage)
+        return self.work_ns(stage, best) * batch / (best * self.work_ns(stage, batch))
+
     def _settle(self) -> None:
         warm = len(self._ratios) >= WARM
         factor = self._ratios.quantile(FACTOR_QUANTILE) if warm else FIRST_FACTOR

@@ -156,9 +156,9 @@ class ModelQueue:
                 spent += self.take_answered(group, 0, cut)
         return late, spent
 
-    def planned_ns(self, newcomers: float) -> Floats:
-        """Device time [prices] that all jobs here will take if each follows its plan, and as many newcomers."""
-        planned = self.plans.root_cost * (newcomers + len(self.unanswered))
+    def planned_ns(self) -> Floats:
+        """Device time [prices] that all jobs here will take if each follows its plan."""
+        planned = self.plans.root_cost * len(self.unanswered)
         counts = np.zeros(len(self.plans.cost))
         streams_ns = 0.0
         for group in self.groups.values():

@@ -67,22 +67,26 @@ def blocking_cap_ns(state: State, now_ns: int) -> float:
     return max(cap_ns, RARE_ARRIVALS / rate) if rate > 0.0 else math.inf
 
 
-def price_place(state: State, now_ns: int) -> int:
-    """The place in GRID of the price of device time now.
+def price_places(state: State, now_ns: int) -> tuple[int, int]:
+    """The places in GRID of the price of device time now: for answered jobs, and for the first rung of new ones.
 
     It is the lowest at which all that is here and all that will probably come within a typical budget fits into that
-    budget, each image following the plan that the price makes best for it.
+    budget, each image following the plan that the price makes best for it. For the choice of a first rung, what has
+    not come yet counts half: a whole queue of beginners can still be served by the cheapest rung when it has come.
     """
     if not state.sorted_budgets:
-        return 0
+        return 0, 0
     typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
     horizon_ns = min(typical_ns * state.config.horizon, LONGEST_HORIZON_NS)
-    planned = np.zeros(len(GRID))
+    here = np.zeros(len(GRID))
+    coming = np.zeros(len(GRID))
     for queue in state.models.values():
         if queue.usable:
             queue.plans.refresh()
-            planned += queue.planned_ns(arrival_rate(queue, now_ns) * horizon_ns)
-    return price_of(planned, horizon_ns * state.config.fill)
+            here += queue.planned_ns()
+            coming += queue.plans.root_cost * (arrival_rate(queue, now_ns) * horizon_ns)
+    room_ns = horizon_ns * state.config.fill
+    return price_of(here + coming, room_ns), price_of(here + state.config.foresight * coming, room_ns)
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:

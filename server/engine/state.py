@@ -34,6 +34,9 @@ class PolicyConfig:
             the best.
         horizon: how far planning looks ahead, in typical budgets.
         fill: the share of the device's time that planning fills.
+        foresight: how much of the work that is still to come counts when a first rung is chosen.
+        efficient: a batch of first rungs need not grow once it uses the device so well, as a share of the best batch.
+        alone: share of the device that first rungs one by one may take before they wait for each other.
     """
 
     max_batch: int = 32
@@ -41,6 +44,9 @@ class PolicyConfig:
     nearly_as_good: float = 0.95
     horizon: float = 1.0
     fill: float = 0.95
+    foresight: float = 0.5
+    efficient: float = 0.75
+    alone: float = 0.25
 
 
 @dataclass
