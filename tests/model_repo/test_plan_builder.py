@@ -99,7 +99,8 @@ def test_an_operation_that_tensorrt_does_not_know_is_named(rtx: Library, tmp_pat
         [
             helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
             helper.make_node("Flatten", ["x"], ["flat"]),
-            helper.make_node("Det", ["x"], ["unused"]),
+            helper.make_node("Transpose", ["x"], ["square"], perm=[0, 3, 1, 2]),
+            helper.make_node("Det", ["square"], ["unused"]),
             helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
         ],
         {"weight": np.ones((48, 2), np.float32)},

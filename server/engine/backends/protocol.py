@@ -17,13 +17,21 @@ class StageUnusable(Exception):
     """This runtime cannot run this stage; the text says why in one line."""
 
 
+class BackendUnusable(Exception):
+    """This runtime is installed and cannot work here (no device, no driver); the text says why in one line."""
+
+
+class DeviceLost(Exception):
+    """Nothing runs on the device any more in this process, whichever stage; the text says why in one line."""
+
+
 class StageRunner(Protocol):
     """One stage of one model, ready to run. Called from one thread at a time."""
 
     def run(self, pixels: Pixels) -> Logits:
         """Logits, float32 [n, classes], of uint8 [n, height, width, 3] for any n from 1 to the largest batch.
 
-        Whatever it raises takes the stage out of the ladder.
+        Whatever it raises takes the stage out of the ladder; DeviceLost ends the process, for a new one may do.
         """
         ...
 
