@@ -16,9 +16,9 @@ decision time.
   above or below `u1` (it knows more, but relaxes more); it is never below `u1_prime`.
 - `fluid`: the relaxation without time: requests flow in evenly at a rate. It needs no arrivals, and with the
   options of a cascade it is the fluid form of U2.
-- `binned.binned`: U1' and U2 written out as a linear programme over time bins and solved by HiGHS: slower and looser than
-  `u1_prime` and `u2`, and independent of them, which is why it is here. It is not
-  imported with the package: SciPy takes its time.
+- `binned.binned`: U1' and U2 written out as a linear programme over time bins and solved by HiGHS: slower and
+  looser than `u1_prime` and `u2`, and independent of them, which is why it is here. It is not imported with the
+  package: SciPy takes its time.
 
 What they do not bound: a policy that reads more out of an image than one confidence per set of finished rungs, and
 the luck of one finite run. Accuracies here are means over the recorded images; a run of n requests scatters

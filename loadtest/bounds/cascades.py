@@ -32,7 +32,7 @@ class Recorded:
 
     @property
     def rungs(self) -> int:
-        """K."""
+        """K, the length of the ladder."""
         return int(self.right.shape[0]).bit_length() - 1
 
     def edges(self, finished: int, quantiles: int) -> Floats:
