@@ -16,7 +16,6 @@ _PACKAGES = (
     "pyzmq",
     "onnxruntime",
     "openvino",
-    "torch",
     "numpy",
     "orjson",
 )

@@ -9,18 +9,24 @@ from __future__ import annotations
 from server.catalog import ModelView
 from server.deadlines import Clock
 from server.engine_view import EngineView
-from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, Unavailable
+from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, OverShare, Unavailable
+from server.fairness import WINDOW_NS, Shares
 from server.lag import Lag
 
 
 class Permit:
     """The right to have one image in work."""
 
-    __slots__ = ("_door", "_held")
+    __slots__ = ("_client", "_door", "_held")
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, client: str = "") -> None:
         self._door = door
+        self._client = client
         self._held = True
+
+    def rejected(self) -> None:
+        """The engine had no room for it after all; it still has to be released."""
+        self._door.rejected(self._client)
 
     def release(self) -> None:
         """Gives it back. Raises RuntimeError the second time: two owners are a bug that leaks or forges room."""
@@ -40,35 +46,64 @@ class Door:
     """
 
     def __init__(
-        self, view: EngineView, lag: Lag, clock: Clock, *, max_jobs: int, max_body_bytes: int
+        self,
+        view: EngineView,
+        lag: Lag,
+        clock: Clock,
+        *,
+        max_jobs: int,
+        max_body_bytes: int,
+        shares: Shares | None = None,
     ) -> None:
         self._view = view
         self._lag = lag
         self._clock = clock
         self._max_jobs = max_jobs
+        self._shares = shares
         self._max_buffered = max(256_000_000, 2 * max_body_bytes)
         self.draining = False
         self.in_work = 0
         self.body_bytes = 0
 
-    def admit(self, model: ModelView, received_ns: int, deadline_ns: int) -> Permit:
+    def admit(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> Permit:
         """A permit for one image.
 
         Args:
             model: that it is for.
             received_ns: when its request's headers were complete.
             deadline_ns: by when the client wants the answer.
+            client: who asks; clients are held to fair shares while there is not room for all.
 
         Raises:
             Draining, NotReady, EngineLost, Overloaded, Infeasible: no.
         """
-        self.check(model, received_ns, deadline_ns)
+        self.check(model, received_ns, deadline_ns, client)
+        if self._shares is not None:
+            self._shares.admitted(client, self._clock())
         self.in_work += 1
-        return Permit(self)
+        return Permit(self, client)
 
-    def check(self, model: ModelView, received_ns: int, deadline_ns: int) -> None:
+    def rejected(self, client: str) -> None:
+        """An image of this client was refused after it had been let in."""
+        if self._shares is not None:
+            self._shares.rejected(client)
+
+    def check(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> None:
         """Raises what `admit` would, and takes nothing: for refusing before the body is read."""
         now = self._clock()
+        try:
+            self._check_room(model, now, received_ns, deadline_ns)
+        except (Infeasible, Overloaded):
+            if self._shares is not None and self._fits_alone(model, deadline_ns - now):
+                self._shares.refused(client)
+            raise
+        if self._shares is not None and not self._shares.allow(client, now):
+            raise OverShare(
+                "There is not room for all: other clients are refused, and this one has had its share.",
+                retry_after_ms=WINDOW_NS / 1e6,
+            )
+
+    def _check_room(self, model: ModelView, now: int, received_ns: int, deadline_ns: int) -> None:
         due_ns = deadline_ns - self._lag.guard_ns
         if self.draining:
             raise draining()
@@ -91,6 +126,12 @@ class Door:
                 retry_after_ms=max(first_ns / 1e6, 10),
                 smallest_feasible_ms=feasible_ms,
             )
+
+    def _fits_alone(self, model: ModelView, budget_ns: int) -> bool:
+        """Whether it is the load that keeps it out: a budget that is too small for an idle service is nobody's fault."""
+        served = self._view.models.get(model.key)
+        alone = [row.p99_ns for rows in served.stages.values() for row in rows[:1]] if served else []
+        return min(alone, default=0) + self._lag.guard_ns < budget_ns
 
     def take_bytes(self, count: int) -> None:
         """Counts bytes of a body that is still coming. Raises Overloaded when too many are held already."""

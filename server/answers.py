@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from server.jobs import COMPLETE, Job
-from server.messages import Refinement
+from server.messages import Decision, Refinement
 
 StopReason = Literal["deepest", "confident", "no_gain", "deadline", "overload", "stage_failed", "engine_lost"]
 
@@ -29,6 +29,33 @@ class LastStage(BaseModel):
 
     name: str
     depth: int | None = Field(description="Layers on its longest path; null for foreign graphs.")
+
+
+class DebugLaunch(BaseModel):
+    """A launch that was considered, with the images that would have been in it."""
+
+    model: str
+    stage: str
+    batch: int
+    gain: float = Field(description="Expected right answers it would have added, over all images in it.")
+    expected_ms: float
+    promised_ms: float = Field(description="High estimate: the time that must be left before every deadline.")
+
+
+class DebugDecision(BaseModel):
+    """One decision of the scheduler while the image was at the engine."""
+
+    after_ms: float = Field(description="Since the image had arrived at the engine.")
+    considered: list[DebugLaunch]
+    chosen: int | None = Field(description="Place in `considered`; null where nothing was launched.")
+    why: str
+    included: bool = Field(description="Whether this image was in the launch.")
+
+
+class Debug(BaseModel):
+    """What the scheduler considered, and why it chose as it did."""
+
+    decisions: list[DebugDecision]
 
 
 class Answer(BaseModel):
@@ -50,6 +77,7 @@ class Answer(BaseModel):
     queue_ms: float = Field(description="At the engine, before the first launch.")
     compute_ms: float = Field(description="Wall time of the launches this image was part of.")
     expected_accuracy: float = Field(description="Of this set of stages, from calibration.")
+    debug: Debug | None = Field(None, description="Only with debug=1.")
 
 
 class FileAnswer(Answer):
@@ -125,7 +153,7 @@ def answer(
     labels = model.labels
     ran = model.stage_set(stages)
     index, probability = refinement.top[0]
-    return {
+    fields: dict[str, object] = {
         "request_id": request_id,
         "model": model.name,
         "version": model.version,
@@ -142,6 +170,29 @@ def answer(
         "queue_ms": refinement.queue_ns / 1e6,
         "compute_ms": refinement.compute_ns / 1e6,
         "expected_accuracy": ran.expected_accuracy,
+    }
+    if job.explain:
+        fields["debug"] = {"decisions": [_decision(decision) for decision in job.decisions or ()]}
+    return fields
+
+
+def _decision(decision: Decision) -> dict[str, object]:
+    return {
+        "after_ms": decision.after_ns / 1e6,
+        "considered": [
+            {
+                "model": launch.model,
+                "stage": launch.stage,
+                "batch": launch.batch,
+                "gain": launch.gain,
+                "expected_ms": launch.work_ns / 1e6,
+                "promised_ms": launch.promised_ns / 1e6,
+            }
+            for launch in decision.considered
+        ],
+        "chosen": None if decision.chosen < 0 else decision.chosen,
+        "why": decision.why,
+        "included": decision.included,
     }
 
 

@@ -37,6 +37,7 @@ from server.deadlines import Deadlines, TimerfdAlarm
 from server.decoding import Decoder, warm_up
 from server.doorman import SWEEP_NS, Doorman
 from server.engine_view import EngineView
+from server.fairness import Shares
 from server.jobs import Jobs
 from server.lag import TICK_NS, Lag
 from server.link import Link
@@ -81,7 +82,12 @@ class FrontEnd:
         self.link = Link(context.engine_endpoint, identity, self.view, clock)
         self.jobs = Jobs(self.view, self.deadlines, self.link.send, clock)
         self.door = Door(
-            self.view, self.lag, clock, max_jobs=settings.max_jobs, max_body_bytes=settings.max_body_bytes
+            self.view,
+            self.lag,
+            clock,
+            max_jobs=settings.max_jobs,
+            max_body_bytes=settings.max_body_bytes,
+            shares=Shares() if settings.fair_share else None,
         )
         self.decoder = Decoder(self.deadlines, self.metrics.decode, settings.max_pixels)
         self.doorman = Doorman(

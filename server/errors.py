@@ -17,6 +17,7 @@ Knows statuses, titles and the problem document; must not know who raises what, 
     ├── Unavailable 503             refused at the door; carries Retry-After
     │   ├── Infeasible              even the first rung cannot make the deadline
     │   ├── Overloaded              as much in work as is allowed
+    │   │   └── OverShare           others are being refused, and this client has had its share
     │   ├── NotReady                starting, or no model can be served
     │   ├── Draining                being shut down
     │   └── EngineLost              the engine is gone and the deadline leaves no time to try again
@@ -176,6 +177,12 @@ class Overloaded(Unavailable):
     """As much in work as is allowed."""
 
     title, kind = "Overloaded", "overloaded"
+
+
+class OverShare(Overloaded):
+    """Others are being refused, and this client has had its share."""
+
+    title, kind = "More than a fair share", "over-share"
 
 
 class NotReady(Unavailable):

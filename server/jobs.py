@@ -15,7 +15,7 @@ from server.catalog import ModelView
 from server.deadlines import Clock, Deadlines, Entry
 from server.engine_view import EngineView
 from server.errors import EngineLost, Infeasible, NothingInTime, Problem, StagesFailed
-from server.messages import Cancel, Done, Message, Refinement
+from server.messages import Cancel, Decision, Done, Message, Refinement
 from server.messages import Job as JobMessage
 
 COMPLETE = frozenset({"deepest", "confident", "no_gain"})
@@ -59,15 +59,19 @@ class Job:
         ended: why nothing more will come (a stop_reason, "problem" or "left"); empty while more may.
         problem: set when it ended without an answer.
         by_clock: whether it was the clock that ended it.
+        explain: whether its client wants to know what the scheduler decided.
+        decisions: those that the engine has told of, then.
     """
 
     __slots__ = (
         "bell",
         "by_clock",
+        "decisions",
         "due_ns",
         "ended",
         "entry",
         "every_stage",
+        "explain",
         "min_confidence",
         "model",
         "number",
@@ -93,6 +97,7 @@ class Job:
         top_k: int,
         min_confidence: float = 1.0,
         every_stage: bool = False,
+        explain: bool = False,
     ) -> None:
         self.model = model
         self.pixels = pixels
@@ -103,6 +108,8 @@ class Job:
         self.top_k = top_k
         self.min_confidence = min_confidence
         self.every_stage = every_stage
+        self.explain = explain
+        self.decisions: list[Decision] | None = None
         self.number = 0
         self.sent = False
         self.entry: Entry | None = None
@@ -122,7 +129,13 @@ class Job:
             self.top_k,
             self.every_stage,
             self.pixels,
+            self.explain,
         )
+
+    def note(self, decisions: list[Decision] | None) -> None:
+        """The engine has told what it decided."""
+        if decisions is not None:
+            self.decisions = [*(self.decisions or ()), *decisions]
 
 
 class Jobs:
@@ -159,6 +172,7 @@ class Jobs:
         if job is None:
             return
         job.refinements.append(message)
+        job.note(message.decisions)
         job.stages |= 1 << message.stage
         if message.final is not None:
             self._end(job, message.final)
@@ -173,9 +187,11 @@ class Jobs:
         job = self._jobs.get(message.number)
         if job is None:
             return
+        job.note(message.decisions)
         if job.refinements:
             self._end(job, message.stop_reason)
         elif message.stop_reason == "rejected":
+            job.permit.rejected()
             self._fail(job, _rejected(job, message.feasible_ns))
         elif message.stop_reason == "stage_failed":
             self._fail(job, StagesFailed())

@@ -27,6 +27,7 @@ class Job(msgspec.Struct, tag="job", array_like=True, frozen=True, gc=False):
         top_k: how many classes a refinement carries.
         every_stage: True for streams: run every stage that fits, in ladder order, gain or not.
         pixels: uint8 height x width x 3, row-major, at the model's input size.
+        explain: send the decisions that were made while it was at the engine.
     """
 
     number: int
@@ -36,12 +37,38 @@ class Job(msgspec.Struct, tag="job", array_like=True, frozen=True, gc=False):
     top_k: int
     every_stage: bool
     pixels: bytes
+    explain: bool = False
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True, gc=False):
     """Front end -> engine: nobody waits for this job any more. Idempotent; unknown numbers are ignored."""
 
     number: int
+
+
+class Considered(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A launch that could have been made: `gain` in expected right answers, summed over its `batch` images; its
+    expected and its promised time."""
+
+    model: str
+    stage: str
+    batch: int
+    gain: float
+    work_ns: int
+    promised_ns: int
+
+
+class Decision(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One decision of the scheduler, made `after_ns` nanoseconds after the job had arrived at the engine.
+
+    `chosen` is a place in `considered`, -1 where nothing was launched; `included`: the job was in the launch.
+    """
+
+    after_ns: int
+    considered: list[Considered]
+    chosen: int
+    why: str
+    included: bool
 
 
 class Refinement(msgspec.Struct, tag="refinement", array_like=True, frozen=True, gc=False):
@@ -56,6 +83,7 @@ class Refinement(msgspec.Struct, tag="refinement", array_like=True, frozen=True,
         compute_ns: wall time of all launches the job was part of so far.
         final: None while more stages may come, else the stop_reason ("deepest", "confident", "no_gain"):
             `done` travels inside the last refinement when both are known at once.
+        decisions: for a job that wants them explained, those made since the last message about it.
     """
 
     number: int
@@ -65,6 +93,7 @@ class Refinement(msgspec.Struct, tag="refinement", array_like=True, frozen=True,
     queue_ns: int
     compute_ns: int
     final: str | None = None
+    decisions: list[Decision] | None = None
 
 
 class Done(msgspec.Struct, tag="done", array_like=True, frozen=True, gc=False):
@@ -72,12 +101,13 @@ class Done(msgspec.Struct, tag="done", array_like=True, frozen=True, gc=False):
 
     `stop_reason`: no_gain | deadline | overload | stage_failed when something ran; with nothing run:
     "rejected" (cannot make even the first rung; `feasible_ns` says which budget could have) or
-    "stage_failed" / "expired".
+    "stage_failed" / "expired". `decisions` as in a refinement.
     """
 
     number: int
     stop_reason: str
     feasible_ns: int = 0
+    decisions: list[Decision] | None = None
 
 
 class Credit(msgspec.Struct, tag="credit", array_like=True, frozen=True, gc=False):

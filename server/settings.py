@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     max_jobs: int = Field(
         512, ge=1, le=100_000, description="Images one front end may have in work; more are refused with 503."
     )
+    fair_share: bool = Field(
+        True,
+        description="While requests are refused, hold clients (by address) to equal shares of what is admitted.",
+    )
     max_connections: int = Field(
         4096,
         ge=1,

@@ -16,6 +16,7 @@ import numpy as np
 from server.engine.counting import Counting
 from server.engine.device import Device, Result
 from server.engine.events import Finish, Instruction, Key, Launch, Reject, WaitUntil
+from server.engine.explaining import Explainer
 from server.engine.frontends import FrontEnd, FrontEnds
 from server.engine.loading import LoadedModel
 from server.engine.policy import (
@@ -84,6 +85,7 @@ class Engine:
         self._pulse_names = {
             key: [f"{key} {name}" for name in m.model.manifest.stage_names] for key, m in models.items()
         }
+        self._explainer = Explainer({key: m.model.manifest.stage_names for key, m in models.items()})
         self._jobs: dict[Key, JobRecord] = {}
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
@@ -181,6 +183,8 @@ class Engine:
             front_end.identity, job.number, job.model, job.deadline_ns, now_ns, top_k, job.pixels
         )
         front_end.jobs += 1
+        if job.explain:
+            self._explainer.watch(key, now_ns)
         wanted = PolicyJob(key, job.model, job.deadline_ns, job.min_confidence, job.every_stage)
         self._follow(step(self._state, Arrived(wanted), now_ns)[1])
 
@@ -193,7 +197,12 @@ class Engine:
     def _decide(self) -> Result | None:
         """Let the policy decide; returns the result of a launch that has run at once."""
         self._wake_ns = None
-        launch = self._follow(step(self._state, Tick(), self._clock_ns())[1])
+        now_ns = self._clock_ns()
+        explain = self._explainer.hook()
+        orders = step(self._state, Tick(), now_ns, explain)[1]
+        if explain is not None:
+            self._explainer.note(next((order for order in orders if isinstance(order, Launch)), None), now_ns)
+        launch = self._follow(orders)
         if launch is None:
             return None
         runner = self._models[launch.model].runners[launch.stage]
@@ -220,15 +229,17 @@ class Engine:
         return launch
 
     def _end(self, key: Key, reason: str, feasible_ns: int = 0) -> None:
+        decisions = self._explainer.take(key)
         job = self._remove(key, reason)
         front_end = self._front_ends.known.get(job.front_end) if job else None
         if job and front_end:
-            front_end.outbox.append(Done(job.number, reason, feasible_ns))
+            front_end.outbox.append(Done(job.number, reason, feasible_ns, decisions))
 
     def _remove(self, key: Key, reason: str) -> JobRecord | None:
         job = self._jobs.pop(key, None)
         if job is None:
             return None
+        self._explainer.forget(key)
         self._counting.ended(job.model, reason)
         front_end = self._front_ends.known.get(job.front_end)
         if front_end:
@@ -276,7 +287,7 @@ class Engine:
             final = reason if reason in NOTHING_LEFT else None
             front_end = self._front_ends.known.get(job.front_end)
             if front_end:
-                front_end.outbox.append(refined.message(n, final))
+                front_end.outbox.append(refined.message(n, final, self._explainer.take(key)))
             if final:
                 self._remove(key, final)
             elif reason:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model_repo.manifest import Manifest
 from model_repo.pooling import pool, softmax, stage_log_probabilities
 from server.engine.backends.protocol import Logits
-from server.messages import Refinement
+from server.messages import Decision, Refinement
 
 Floats = NDArray[np.float32]
 
@@ -61,11 +61,12 @@ class Refined:
     _values: list[list[float]]
     _alone: list[tuple[int, float]]
 
-    def message(self, n: int, final: str | None) -> Refinement:
+    def message(self, n: int, final: str | None, decisions: list[Decision] | None = None) -> Refinement:
         """The refinement of job n."""
         job = self.jobs[n]
         top = list(zip(self._indices[n][: job.top_k], self._values[n], strict=False))
-        return Refinement(job.number, self.stage, top, self._alone[n], job.queue_ns, job.compute_ns, final)
+        alone, queue_ns, compute_ns = self._alone[n], job.queue_ns, job.compute_ns
+        return Refinement(job.number, self.stage, top, alone, queue_ns, compute_ns, final, decisions)
 
 
 @dataclass(frozen=True, slots=True)

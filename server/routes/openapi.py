@@ -115,6 +115,7 @@ def _parameters(settings: Settings) -> list[Json]:
             "Answer as soon as the probability reaches this.",
             {"type": "number", "minimum": 0, "maximum": 1},
         ),
+        _parameter("debug", "1: the answer explains what the scheduler considered.", {"type": "boolean"}),
     ]
 
 

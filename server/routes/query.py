@@ -14,6 +14,7 @@ from server.errors import Unprocessable
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?", re.ASCII)
+_TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _CACHED = 1024
 _CACHED_LENGTH = 256
 _MAX_LENGTH = 4096
@@ -31,6 +32,7 @@ class Query:
         model: name, name@version, or empty for the default.
         top_k: number of classes; None for the default.
         min_confidence: enough to stop at; 1.0 is never enough.
+        debug: whether the answer explains what the scheduler decided.
     """
 
     budget_ms: float
@@ -38,6 +40,7 @@ class Query:
     model: str
     top_k: int | None
     min_confidence: float
+    debug: bool = False
 
 
 class QueryParser:
@@ -73,6 +76,7 @@ class QueryParser:
             model=_model(_single(given, "model")),
             top_k=_top_k(_single(given, "top_k")),
             min_confidence=_min_confidence(_single(given, "min_confidence")),
+            debug=_debug(_single(given, "debug")),
         )
 
     def _budget_ms(self, values: list[str]) -> float:
@@ -117,6 +121,14 @@ def _top_k(text: str | None) -> int | None:
             "top_k must be a whole number from 1 to the number of classes.", parameter="top_k"
         )
     return int(text)
+
+
+def _debug(text: str | None) -> bool:
+    if text is None:
+        return False
+    if text.lower() not in _TRUTH:
+        raise Unprocessable("debug must be 0 or 1.", parameter="debug")
+    return _TRUTH[text.lower()]
 
 
 def _min_confidence(text: str | None) -> float:

@@ -83,6 +83,7 @@ class Request:
     """
 
     __slots__ = (
+        "_client",
         "_connection",
         "_content_length",
         "_content_type",
@@ -122,6 +123,8 @@ class Request:
         self.uploads: list[Upload] = []
         self.jobs: list[Job | Problem] = []
         self._started: list[Job] = []
+        client = scope.get("client")
+        self._client: str = client[0] if client else ""
         self.form = False
         self.gone = False
         self._connection: Connection | None = scope.get(CONNECTION)
@@ -147,7 +150,7 @@ class Request:
             _check_media_type(self._content_type)
         refuse_too_large(self._content_length, desk.max_body_bytes)
         # Refused before the body is read: under overload this is what most requests cost.
-        desk.door.check(self.model, self.received_ns, self.deadline_ns)
+        desk.door.check(self.model, self.received_ns, self.deadline_ns, self._client)
         body = await self._body(receive)
         if self.form:
             self.uploads = uploads(body, self._content_type, desk.max_files)
@@ -186,7 +189,7 @@ class Request:
             _check_media_type(upload.content_type)
         guard_ns = desk.lag.guard_ns
         due_ns = self.deadline_ns - guard_ns
-        permit = desk.door.admit(self.model, self.received_ns, self.deadline_ns)
+        permit = desk.door.admit(self.model, self.received_ns, self.deadline_ns, self._client)
         try:
             pixels = await desk.decoder.decode(upload.data, self.model.input, due_ns)
         except BaseException:
@@ -202,6 +205,7 @@ class Request:
             top_k=self.query.top_k or min(DEFAULT_TOP_K, len(self.model.labels)),
             min_confidence=self.query.min_confidence,
             every_stage=every_stage,
+            explain=self.query.debug,
         )
         self._started.append(job)
         desk.jobs.start(job)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded
-from server.messages import Heartbeat
+from server.admission import Door
+from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, OverShare
+from server.fairness import Shares
+from server.messages import Heartbeat, ServedModel, StageLatency
 from tests.server.parts import MS, SECOND, Parts
 
 
@@ -112,3 +114,47 @@ def test_bodies_held_are_bounded(parts: Parts) -> None:
         parts.door.take_bytes(1)
     parts.door.give_bytes(256_000_000)
     assert parts.door.body_bytes == 0
+
+
+def sharing(jobs: int) -> Parts:
+    parts = Parts(max_jobs=100)
+    parts.engine_is_ready(jobs=jobs)
+    parts.door = Door(
+        parts.view, parts.lag, lambda: parts.clock.now, max_jobs=100, max_body_bytes=1000, shares=Shares()
+    )
+    return parts
+
+
+def test_a_client_that_has_had_its_share_is_refused_while_another_is_wronged() -> None:
+    parts = sharing(jobs=8)
+    parts.clock.now = SECOND
+    let_in = {"greedy": 0, "modest": 0}
+    over_share = 0
+    for turn in range(400):
+        parts.clock.now += 5 * MS
+        permits = []
+        for client in ["greedy"] * 12 + ["modest"]:
+            try:
+                permits.append(parts.door.admit(parts.model, parts.clock.now, parts.clock.now + SECOND, client))
+                let_in[client] += turn >= 100
+            except OverShare:
+                over_share += 1
+                assert client == "greedy"
+            except Overloaded:
+                continue
+        for permit in permits:
+            permit.release()
+    assert over_share
+    assert let_in["modest"] > 0.8 * 300
+    assert let_in["greedy"] > let_in["modest"]
+
+
+def test_a_budget_that_is_too_small_for_an_idle_service_wrongs_nobody() -> None:
+    parts = sharing(jobs=8)
+    latency = {"column1": [StageLatency(1, MS, 2 * MS)]}
+    parts.view.heartbeat(Heartbeat("ready", models=[ServedModel("tiny@1", "fake", latency, [])]), 0)
+    for _ in range(200):
+        parts.clock.now += 5 * MS
+        parts.door.admit(parts.model, parts.clock.now, parts.clock.now + SECOND, "patient").release()
+        with pytest.raises(Infeasible):
+            parts.door.admit(parts.model, parts.clock.now, parts.clock.now + MS // 2, "hasty")

@@ -221,3 +221,13 @@ def test_one_millisecond_and_ten_seconds_side_by_side_do_not_hurt_each_other(ser
     assert all(body["elapsed_ms"] < 10_000 for _, body in answers)
     assert set(statuses(refusals)) <= {503, 504, 408}
     assert full_answer(service)
+
+
+def test_with_debug_an_answer_tells_what_was_considered_and_why(service: FaultyService) -> None:
+    status, body = service.classify(5000, "&debug=1")
+    assert (status, body["stop_reason"]) == (200, "deepest")
+    decisions = body["debug"]["decisions"]
+    launched = [d["considered"][d["chosen"]]["stage"] for d in decisions if d["included"]]
+    assert launched == body["stages_run"]
+    assert all(decision["why"] for decision in decisions)
+    assert "debug" not in service.classify(5000)[1]

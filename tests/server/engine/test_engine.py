@@ -200,3 +200,16 @@ def test_a_flood_of_messages_does_not_keep_launches_from_running(bench):
         it.front_end.send(Cancel(10_000 + number), epoch=EPOCH)
     it.turn_until(lambda: stage.batches)
     assert it.front_ends.socket.poll(0), "not all has been received when the first launch runs"
+
+
+def test_a_job_that_asks_is_told_every_decision_with_the_refinements_that_came_of_it(bench) -> None:
+    here = bench()
+    here.front_end.send(job(1, explain=True, every_stage=True), job(2))
+    here.turn_until(lambda: {1, 2} <= set(here.front_end.ends))
+    refinements = here.front_end.refinements[1]
+    for refinement in refinements:
+        (*_, last) = refinement.decisions
+        assert last.included
+        assert last.considered[last.chosen].stage == ("column1", "column2", "full")[refinement.stage]
+        assert last.why
+    assert all(refinement.decisions is None for refinement in here.front_end.refinements[2])

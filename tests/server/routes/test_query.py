@@ -26,6 +26,19 @@ def test_everything_at_once() -> None:
     assert query == Query(12.5, 12_500_000, "a-b.c@2", 3, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("debug=1", True), ("debug=true", True), ("debug=0", False), ("debug=FALSE", False)]
+)
+def test_debug_is_yes_or_no(text: str, wanted: bool) -> None:
+    assert parse(text).debug is wanted
+
+
+@pytest.mark.parametrize("text", ["debug=", "debug=2", "debug=yes", "debug=1&debug=0"])
+def test_debug_is_nothing_else(text: str) -> None:
+    with pytest.raises(Unprocessable):
+        parse(text)
+
+
 @pytest.mark.parametrize("text", ["1", "0.5", ".5", "5.", "1e3", "6E4", "60000", "%2B5", "1e-2"])
 def test_deadlines_that_are_taken(text: str) -> None:
     assert 0 < parse(f"deadline_ms={text}").budget_ms <= 60_000
