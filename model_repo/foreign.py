@@ -188,10 +188,8 @@ def _end_in_logits(model: ModelProto, output: ValueInfoProto) -> None:
     nodes = list(model.graph.node)
     maker = next(node for node in nodes if output.name in node.output)
     if maker.op_type == "Softmax":
-        nodes.remove(maker)
-        model.graph.ClearField("node")
-        model.graph.node.extend(nodes)
         output.name = maker.input[0]
+        _put_nodes(model, [node for node in nodes if node is not maker])
     if output.type.tensor_type.elem_type == TensorProto.FLOAT16:
         cast = helper.make_node("Cast", [output.name], ["served_logits"], to=TensorProto.FLOAT)
         model.graph.node.append(cast)
@@ -213,8 +211,8 @@ def multiply_adds(model: ModelProto) -> int | None:
     """Of convolutions, linear layers and matrix products for one image; None where a shape is not known."""
     one = ModelProto.FromString(model.SerializeToString())
     weights = {tensor.name: list(tensor.dims) for tensor in one.graph.initializer}
-    for value in one.graph.input:
-        if value.name not in weights:
+    for value in (*one.graph.input, *one.graph.output):
+        if value.name not in weights and value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.dim[0].dim_value = 1
     one.graph.ClearField("value_info")
     inferred = onnx.shape_inference.infer_shapes(one).graph

@@ -17,6 +17,7 @@ Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
@@ -46,6 +47,11 @@ class Stage(_Frozen):
     multiply_adds: int | None = Field(None, ge=0, description="Multiply-adds of one image.")
     test_accuracy: Fraction | None = Field(None, description="Accuracy of this stage alone on the test set.")
     temperature: Positive = Field(1.0, description="Divides the stage's logits before pooling.")
+    precision: Precision = Field("fp32", description="Precision that the graph computes in, as published.")
+    precision_accuracy: dict[Precision, Fraction] = Field(
+        default_factory=dict,
+        description="Accuracy of this stage alone on the test set by precision, where more than one was measured.",
+    )
 
 
 class Pool(_Frozen):

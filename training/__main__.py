@@ -19,6 +19,7 @@ from training.levers import UnknownLeverError
 from training.loop import DivergedError, Precision
 from training.parts import DataError, split
 from training.publish import Ladder, Target, Trained, next_version, publish
+from training.quantised import TooMuchLostError, publish_int8
 from training.ranks import together
 from training.recipe import Augmentation, Recipe
 from training.recipes import UnknownRecipeError
@@ -41,6 +42,7 @@ ERRORS = (
     ParityError,
     MachineBusyError,
     RepositoryError,
+    TooMuchLostError,
     ValueError,
 )
 
@@ -120,6 +122,12 @@ def parser() -> argparse.ArgumentParser:
     )
     export_command.add_argument("--description", default="", help="one sentence for the model card")
     export_command.add_argument("--models-dir", type=Path, default=Path("model_repo/models"))
+    export_command.add_argument(
+        "--precision", choices=["fp32", "int8"], default="fp32", help="that the published graphs compute in"
+    )
+    export_command.add_argument(
+        "--accept-loss", action="store_true", help="publish int8 even if a stage loses more than 0.3 points"
+    )
     export_command.add_argument("--replace", action="store_true", help="replace the version if it is there")
     return top
 
@@ -161,8 +169,11 @@ def export(options: argparse.Namespace) -> None:
     name = options.name or options.run
     version = options.version or next_version(options.models_dir, name)
     target = Target(options.models_dir, name, version, options.description, options.replace)
-    images = split(load(options.data, trained.config.input_size)).validation.images
-    manifest = publish(trained, options.ladder, images, target)
+    splits = split(load(options.data, trained.config.input_size))
+    if options.precision == "int8":
+        manifest = publish_int8(trained, options.ladder, splits, target, options.accept_loss)
+    else:
+        manifest = publish(trained, options.ladder, splits.validation.images, target)
     print(f"published {name}@{version} with {', '.join(manifest.stage_names)} in {options.models_dir}")
 
 

@@ -6,6 +6,7 @@ The ladder is chosen on validation data, calibrated on calibration data, and the
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from model_repo.calibration import Calibration, accuracy, calibrate, measure_stage, nll
 from model_repo.export import StageGraph, TrainedStage, export_stage, sample
 from model_repo.fractalnet import Cost, FractalConfig, FractalNet, cost, stage_depth, stages
-from model_repo.manifest import InputRule, Manifest, Provenance, Stage, rung_sets
+from model_repo.manifest import InputRule, Manifest, Precision, Provenance, Stage, rung_sets
 from model_repo.pooling import Floats, pool, stage_log_probabilities
 from model_repo.repository import Repository
 from training import checkpoint
@@ -97,11 +98,36 @@ def publish(trained: Trained, ladder: Ladder, images: NDArray[np.uint8], target:
         VersionExists: the version is there already and `target.replace` is not set.
     """
     names = choose_ladder(trained, ladder)
-    graphs = [_export(trained, name, sample(images, PARITY_IMAGES)) for name in names]
+    graphs = [export_graph(trained, name, sample(images, PARITY_IMAGES)) for name in names]
+    return publish_graphs(trained, graphs, target)
+
+
+def publish_graphs(
+    trained: Trained,
+    graphs: list[StageGraph],
+    target: Target,
+    precision: Precision = "fp32",
+    accuracies: Mapping[str, Mapping[str, float]] | None = None,
+) -> Manifest:
+    """Calibrate on the logits that `trained` gives for these graphs, and publish them.
+
+    `accuracies`: by stage and precision, on test images, where more than the published one were measured.
+    """
+    names = [graph.name for graph in graphs]
     calibration = calibrate(
         {n: trained.logits(n, "calibration") for n in names}, trained.labels("calibration")
     )
     manifest = _manifest(trained, graphs, calibration, target)
+    in_precision = tuple(
+        stage.model_copy(
+            update={
+                "precision": precision,
+                "precision_accuracy": dict((accuracies or {}).get(stage.name, {})),
+            }
+        )
+        for stage in manifest.stages
+    )
+    manifest = manifest.model_copy(update={"stages": in_precision})
     files: dict[str, bytes | Path] = {f"{graph.name}.onnx": graph.onnx for graph in graphs}
     files["labels.txt"] = ("\n".join(manifest.labels) + "\n").encode()
     files["README.md"] = model_card(trained, manifest, graphs).encode()
@@ -109,7 +135,8 @@ def publish(trained: Trained, ladder: Ladder, images: NDArray[np.uint8], target:
     return manifest
 
 
-def _export(trained: Trained, name: str, images: NDArray[np.uint8]) -> StageGraph:
+def export_graph(trained: Trained, name: str, images: NDArray[np.uint8]) -> StageGraph:
+    """One stage as a graph, checked on `images`. Raises ParityError."""
     content = trained.content
     statistics = content["statistics"][name]
     stage = TrainedStage(name, trained.net, trained.stages[name], statistics, content["mean"], content["std"])
@@ -210,8 +237,26 @@ def model_card(trained: Trained, manifest: Manifest, graphs: list[StageGraph]) -
         + ", ".join(f"{g.name} {g.parity:.1e}" for g in graphs)
         + ".",
         "",
+        *_precision_lines(manifest),
     ]
     return "\n".join(lines)
+
+
+def _precision_lines(manifest: Manifest) -> list[str]:
+    """What each precision reaches on the test set, where more than one was measured."""
+    measured = [stage for stage in manifest.stages if stage.precision_accuracy]
+    if not measured:
+        return []
+    return [
+        f"Published in {measured[0].precision}; the difference above is that of the fp32 graphs. On the test set:",
+        "",
+        *(
+            f"- {stage.name}: "
+            + ", ".join(f"{p} {100 * a:.2f} %" for p, a in stage.precision_accuracy.items())
+            for stage in measured
+        ),
+        "",
+    ]
 
 
 def _stage_rows(trained: Trained, manifest: Manifest) -> list[str]:

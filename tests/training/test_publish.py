@@ -138,3 +138,27 @@ def test_the_auto_ladder_holds_what_beats_everything_cheaper(tmp_path: Path, hom
     assert choose_ladder(dented, "auto") == ["column1", "full"]
     assert choose_ladder(dented, "columns") == ["column1", "column2", "full"]
     assert choose_ladder(dented, "nested") == ["column1", "full"]
+
+
+def test_int8_is_published_with_the_accuracy_of_every_precision(
+    home: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert export(home, monkeypatch, "--name", "small", "--precision", "int8", "--accept-loss") == 0
+    model = Repository(home / "models").open("small")
+    for stage in model.manifest.stages:
+        assert stage.precision == "int8"
+        assert set(stage.precision_accuracy) == {"fp32", "bf16", "int8"}
+        got = run(model.read(stage), digits.test.images)
+        assert stage.precision_accuracy["int8"] == pytest.approx((got.argmax(1) == digits.test.labels).mean())
+        assert stage.test_accuracy == stage.precision_accuracy["int8"]
+    assert "Published in int8" in (home / "models" / "small" / "1" / "README.md").read_text()
+
+
+def test_a_precision_that_costs_too_much_is_refused_unless_told_to_accept_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.quantised.MAY_LOSE", -1.0)
+    assert export(home, monkeypatch, "--name", "refused", "--precision", "int8") == 2
+    assert "--accept-loss publishes it all the same" in capsys.readouterr().err
+    assert not (home / "models" / "refused").exists()
+    assert export(home, monkeypatch, "--name", "refused", "--precision", "int8", "--accept-loss") == 0
