@@ -16,6 +16,7 @@ _PACKAGES = (
     "pyzmq",
     "onnxruntime",
     "openvino",
+    "torch",
     "numpy",
     "orjson",
 )
