@@ -10,8 +10,10 @@ would price every deep stage out of the schedule. So
     work  = profile × factor + overhead     what a launch costs, to be added up over many
     ns    = work + tail                     what may be promised for one, now
 
-The factor is a high quantile of recent ratios, and at once the second largest of the last three, if that is larger:
-one slow launch may be a stall, two are a slow device. The tail is a high quantile of what the factor leaves over, and
+The factor is a high quantile of recent ratios of measured to profiled, of the stage itself once it has run often
+enough, of all stages until then: a shallow stage suffers more from a cold cache than a deep one. All rise at once by
+the second largest of the last three ratios, each taken against what is usual for its stage: one slow launch may be a
+stall, two are a slow device. The tail is a high quantile of what the factor leaves over, and
 at once the excess of a miss, sinking again with every launch that keeps its time. The tail is capped: guarding against
 longer stalls would refuse more work than they spoil.
 """
@@ -85,40 +87,47 @@ class LatencyTable:
     ) -> None:
         self.max_batch = max_batch
         self.buckets = buckets_up_to(max_batch)
-        self.factor = FIRST_FACTOR
         self.tail_ns = first_tail_ns
         self._base = {stage: _interpolate(cells, max_batch) for stage, cells in profile.items()}
         self._overhead_ns = overhead_ns
         self._first_tail_ns = first_tail_ns
         self._ratios = _Recent()
+        self._ratios_of = {stage: _Recent() for stage in self._base}
+        self._factors = dict.fromkeys(self._base, FIRST_FACTOR)
         self._left_over = _Recent()
-        self._last_ratios: deque[float] = deque(maxlen=3)
+        self._last_excesses: deque[float] = deque(maxlen=3)
         self._raised_ns = 0.0
 
     def ns(self, stage: int, batch: int) -> int:
         """High estimate of one launch of `batch` images: it may be promised."""
-        return int(self._base[stage][batch] * self.factor) + self._overhead_ns + self.tail_ns
+        return int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns + self.tail_ns
 
     def work_ns(self, stage: int, batch: int) -> int:
         """Device time of such a launch, for sums: the tail comes on top of the sum, once."""
-        return int(self._base[stage][batch] * self.factor) + self._overhead_ns
+        return int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns
 
     def profiled_ns(self, stage: int, batch: int) -> int:
         """As it was on an undisturbed device."""
         return int(self._base[stage][batch]) + self._overhead_ns
 
+    @property
+    def factor(self) -> float:
+        """Measured to profiled, the mean of the stages."""
+        return sum(self._factors.values()) / max(len(self._factors), 1)
+
     def typical_ns(self, stage: int, batch: int) -> int:
         """The median, as far as it is known."""
-        middle = self._ratios.quantile(0.5) if len(self._ratios) else 1.0
-        return int(self._base[stage][batch] * middle)
+        return int(self._base[stage][batch] * self._usual(stage))
 
     def observe(self, stage: int, batch: int, duration_ns: int) -> None:
         """Learn from a finished launch."""
         base = self._base[stage][batch]
-        excess_ns = duration_ns - base * self.factor
+        excess_ns = duration_ns - base * self._factors[stage]
         if base >= TELLING_NS:
-            self._last_ratios.append(duration_ns / base)
-            self._ratios.add(duration_ns / base)
+            ratio = duration_ns / base
+            self._last_excesses.append(ratio / self._usual(stage))
+            self._ratios.add(ratio)
+            self._ratios_of[stage].add(ratio)
         missed = excess_ns > self.tail_ns
         self._raised_ns = max(excess_ns, 0.0) if missed else self._raised_ns * TAIL_DECAY
         self._left_over.add(excess_ns)
@@ -130,9 +139,9 @@ class LatencyTable:
         For when the estimate has all work refused: nothing runs any more, so that a device which has recovered would
         never be found out.
         """
-        self._ratios.forget_worst()
-        self._left_over.forget_worst()
-        self._last_ratios.clear()
+        for recent in (self._ratios, self._left_over, *self._ratios_of.values()):
+            recent.forget_worst()
+        self._last_excesses.clear()
         self._raised_ns *= TAIL_DECAY
         self._settle()
 
@@ -147,11 +156,23 @@ class LatencyTable:
         best = self.best_batch(stage)
         return self.work_ns(stage, best) * batch / (best * self.work_ns(stage, batch))
 
+    def _recent(self, stage: int) -> _Recent | None:
+        """What says how long this stage takes now; None before enough launches do."""
+        own = self._ratios_of[stage]
+        if len(own) >= WARM:
+            return own
+        return self._ratios if len(self._ratios) >= WARM else None
+
+    def _usual(self, stage: int) -> float:
+        recent = self._recent(stage)
+        return recent.quantile(0.5) if recent else 1.0
+
     def _settle(self) -> None:
-        warm = len(self._ratios) >= WARM
-        factor = self._ratios.quantile(FACTOR_QUANTILE) if warm else FIRST_FACTOR
-        suspect = sorted(self._last_ratios)[-2] if len(self._last_ratios) > 1 else 0.0
-        self.factor = max(factor, suspect, 0.5)
+        surge = sorted(self._last_excesses)[-2] if len(self._last_excesses) > 1 else 0.0
+        for stage in self._factors:
+            recent = self._recent(stage)
+            factor = recent.quantile(FACTOR_QUANTILE) if recent else FIRST_FACTOR
+            self._factors[stage] = max(factor, surge * self._usual(stage), 0.5)
         tail = (
             self._left_over.quantile(TAIL_QUANTILE) if len(self._left_over) >= WARM else self._first_tail_ns
         )

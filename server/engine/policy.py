@@ -3,16 +3,20 @@
 Pure: events in, instructions out, time as an argument; no clock, no I/O, no randomness. The engine process
 serves with it and the simulator measures it. One device, any number of models.
 
-The rule, simpler than the priced schedule of a later version but with its guarantees:
+The rule:
 
 * **Admission.** Walking backwards over all unanswered jobs in deadline order, in batches of each model's
   cheapest rung, gives the latest time at which the device must start on them (`secure_start`). A job that
   would move it before the time the device is free is refused at once: everyone admitted has a first answer in
   time, as far as the table knows.
-* **Choice.** Candidates are the cheapest rung for the earliest unanswered jobs, and every rung for the
-  answered jobs that gain most from it. Each must finish before all of its members' deadlines and leave the
-  secure check feasible; a deeper rung must also respect the blocking cap, for nothing can interrupt it when
-  tight jobs arrive. The largest expected gain per nanosecond runs; among equals the shortest.
+* **Price.** What is here and what will probably come, each image on the plan that a price makes best for it
+  (prices.py), gives the lowest price at which it all fits. It says which rung an image should have next, whether
+  beginners may skip the cheapest one, and who is not worth more time.
+* **Choice.** Candidates are a first rung for the earliest unanswered jobs, and every rung for the answered jobs
+  that should have it. Each must finish before all of its members' deadlines and leave the secure check
+  feasible; a deeper rung must also respect the blocking cap, for nothing can interrupt it when tight jobs
+  arrive. Where time is short, small batches of first rungs wait for company. The largest expected gain per
+  nanosecond runs; among equals the shortest. A device that would be idle runs whatever gains anything.
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
   its deadline.
 """

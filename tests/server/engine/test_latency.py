@@ -106,6 +106,32 @@ def test_launches_too_short_to_tell_do_not_move_the_factor():
     assert known.work_ns(0, 1) == pytest.approx(MS)
 
 
+def test_each_stage_has_a_factor_of_its_own_once_it_has_run_often_enough():
+    known = table({0: {1: MS}, 1: {1: 10.0 * MS}})
+    for _ in range(600):
+        known.observe(0, 1, 2 * MS)
+        known.observe(1, 1, 10 * MS)
+    assert known.work_ns(0, 1) == pytest.approx(2 * MS)
+    assert known.work_ns(1, 1) == pytest.approx(10 * MS)
+
+
+def test_a_stage_that_has_hardly_run_is_taken_to_be_as_slow_as_the_others():
+    known = table({0: {1: MS}, 1: {1: 10.0 * MS}})
+    for _ in range(600):
+        known.observe(0, 1, 2 * MS)
+    assert known.work_ns(1, 1) == pytest.approx(20 * MS)
+
+
+def test_a_device_found_slow_by_one_stage_is_slow_for_all_at_once():
+    known = table({0: {1: MS}, 1: {1: 10.0 * MS}})
+    for _ in range(600):
+        known.observe(0, 1, 2 * MS)
+        known.observe(1, 1, 10 * MS)
+    known.observe(0, 1, 20 * MS)
+    known.observe(0, 1, 20 * MS)
+    assert known.work_ns(1, 1) >= 99 * MS
+
+
 def test_relaxing_forgets_the_worst_until_the_profile_is_believed_again():
     known = settled(10.0)
     assert known.ns(0, 1) >= 9.9 * MS
