@@ -96,7 +96,7 @@ class Plans:
         self._solve_at = min(max(2 * self._observed, 64.0), self._observed + 2000.0)
         if self._observed > FORGET_AT:
             for table in (*self._seen.values(), *self._first_seen.values()):
-                table *= 0.5
+                np.multiply(table, 0.5, out=table)
             self._observed *= 0.5
             self._solve_at = self._observed + 2000.0
         self._solve()
