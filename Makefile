@@ -24,7 +24,7 @@ PIP := $(BIN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check train export bench bench-serve bench-overload bench-accuracy bench-train docker lock clean
+.PHONY: help serve test check train export bench bench-serve bench-overload bench-accuracy bench-schedule bench-train docker lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -59,6 +59,9 @@ bench-overload: $(VENV)/.bench ## open-loop load at multiples of capacity
 
 bench-accuracy: $(VENV)/.bench ## every test image once over HTTP, without hurry
 	$(BIN)python -m loadtest accuracy $(ARGS)
+
+bench-schedule: $(VENV)/.bench ## the scheduler, baselines and bounds in the simulator (ARGS=--quick: a minute)
+	$(BIN)python -m loadtest schedule --out docs/results/scheduling.md $(ARGS)
 
 bench-train: $(VENV)/.train ## images/s of the training step beside a plain PyTorch loop (ARGS=)
 	$(BIN)python -m training bench $(ARGS)

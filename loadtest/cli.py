@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run | serve | overload | accuracy`.
+"""The command line: `python -m loadtest run | serve | overload | accuracy | record | schedule`.
 
 Builds what a bench needs, takes the lock, and writes what comes out; measures nothing itself.
 """
@@ -22,6 +22,7 @@ from loadtest.plan import Target
 from loadtest.published import read_model
 from loadtest.rig import REPOSITORY, RUNS, Rig, SenderLate, default_images
 from loadtest.servers import Server, ServerFailed, ServerSettings
+from loadtest.simulator import command as simulator
 from loadtest.trial import Bench
 
 _NOT_A_MEASUREMENT = (
@@ -32,6 +33,7 @@ _KNOWN_FAILURES = (
     Busy,
     bench_overload.NoCapacity,
     SenderLate,
+    simulator.SimulatorFailed,
     ServerFailed,
     NotAnAnswer,
     FileNotFoundError,
@@ -123,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (serve, overload, check):
         _add_common(each)
         _add_server(each)
+    simulator.add_commands(commands)
     return parser
 
 
@@ -163,6 +166,8 @@ _TITLES = {
     "serve": "Beside a bare endpoint, request by request",
     "overload": "50 ms deadlines under overload, over HTTP",
     "accuracy": "Accuracy over HTTP",
+    "record": "Recording",
+    "schedule": "Scheduling, simulated",
 }
 
 # Each command gives its report, its figures as JSON values, and whether they may be used.
@@ -230,6 +235,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Path], Outcome]] = {
     "serve": _serve,
     "overload": _overload,
     "accuracy": _accuracy,
+    "record": simulator.run_record,
+    "schedule": simulator.run_schedule,
 }
 
 
@@ -276,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     marks = [_NOT_A_MEASUREMENT, ""] if options.function_only else []
-    cores = (
+    cores = "" if options.command in {"record", "schedule"} else (
         f"Sender on cpu {options.sender_cpu}, servers on cpu {options.server_cpus}; images of the split "
         f"{options.split}, {'encoded anew as PNG' if options.png else 'sent as they are stored'}."
     )
