@@ -180,7 +180,8 @@ def test_every_job_of_every_policy_ends_in_exactly_one_outcome(name: str, rate: 
 def test_the_seed_decides_everything(name: str) -> None:
     known, table, what = model(), device(), _offered(3000, 0.05)
     first, again = (
-        simulate(policies.make(name, known, table), known, table, what, seed=9, costs=CHARGED) for _ in range(2)
+        simulate(policies.make(name, known, table), known, table, what, seed=9, costs=CHARGED)
+        for _ in range(2)
     )
     assert np.array_equal(first.launches, again.launches)
     assert np.array_equal(first.mask, again.mask)
