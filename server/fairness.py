@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 WINDOW_NS = 250_000_000
-LOOSEN = 1.1  # a window
-BURST = 0.1  # of a window's share may come at once
+HEADROOM = 0.95  # of the level: what the greedy may take leaves the others a little room to come when they like
+LOOSEN = 1.02  # a window
+BURST = 0.02  # of a window's share may come at once
 MOST_CLIENTS = 4096
 OTHERS = "others"  # all clients beyond MOST_CLIENTS together
 
@@ -100,7 +101,7 @@ class Shares:
         level = max(1.0, water_level([known.admitted + known.refused for known in clients], admitted))
         wronged = any(known.refused > known.clipped and known.admitted < level for known in clients)
         if wronged:
-            return level
+            return max(1.0, HEADROOM * level)
         clipped = any(known.clipped for known in clients)
         return self.limit * LOOSEN if clipped and self.limit is not None else None
 
