@@ -148,7 +148,8 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, library.log)
     if not parser.parse(_typed(graph)):
-        why = [parser.get_error(n).desc() for n in range(parser.num_errors)]
+        errors = [parser.get_error(n) for n in range(parser.num_errors)]
+        why = [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
         raise BuildFailed(f"the graph cannot be parsed: {_one_line(why)}")
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, max_batch))

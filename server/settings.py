@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-BackendName = Literal["auto", "onnxruntime", "openvino", "null"]
+BackendName = Literal["auto", "tensorrt", "tensorrt-rtx", "torch-cuda", "onnxruntime", "openvino", "null"]
 
 
 class Settings(BaseSettings):
@@ -41,12 +41,13 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(
         Path(".cache/anytime"),
-        description="Writable folder for latency profiles; may be emptied at any time.",
+        description="Writable folder for latency profiles and TensorRT plans; may be emptied at any time.",
     )
     workers: int = Field(1, ge=1, le=64, description="Front-end processes that share the port.")
     backend: BackendName = Field(
         "auto",
-        description="Runtime of the stages; auto takes the faster for this processor; "
+        description="Runtime of the stages; auto takes the first that works of tensorrt, tensorrt-rtx and torch-cuda "
+        "on an NVIDIA GPU, and on a CPU, for each stage and batch, the fastest that is installed; "
         "null answers at once, for measuring the front end.",
     )
     engine_threads: int = Field(

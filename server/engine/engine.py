@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from server.engine.backends.protocol import DeviceLost
 from server.engine.counting import Counting
 from server.engine.device import Device, Result
 from server.engine.events import Finish, Instruction, Key, Launch, Reject, WaitUntil
@@ -97,7 +98,7 @@ class Engine:
         self._reports.drain()
 
     def run(self) -> None:
-        """Serve until drained."""
+        """Serve until drained. Raises DeviceLost: no stage runs in this process any more."""
         while not self._drained():
             if not self.turn():
                 self._wait()
@@ -251,6 +252,8 @@ class Engine:
     def _land(self, result: Result) -> None:
         launch = result.launch
         self._pulse.landed()
+        if isinstance(result.error, DeviceLost):
+            raise result.error
         try:
             self._share(result)
         except (NotFinite, ValueError) as error:

@@ -58,10 +58,15 @@ class LoadedModel:
 
 @dataclass
 class Loaded:
-    """What came of the folder: models that are served, and one line for each that is not."""
+    """What came of the folder: models that are served, and one line for each that is not.
+
+    Attributes:
+        notes: one line for each runtime that would have been better and does not run.
+    """
 
     models: dict[str, LoadedModel] = field(default_factory=dict)
     unserved: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Loader:
@@ -110,6 +115,7 @@ class Loader:
                 loaded.unserved.append(f"model {model.key}: {error}")
         if not good and not bad:
             loaded.unserved.append(f"no models in {models_dir}")
+        loaded.notes += [f"{name} passed over: {why}" for name, why in self._maker.passed_over.items()]
         return loaded
 
     def _load(self, model: PublishedModel) -> LoadedModel:

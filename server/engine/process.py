@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 from prometheus_client import CollectorRegistry
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from server import logs
 from server.child import ChildContext, enter
 from server.engine import backends
+from server.engine.backends.protocol import BackendUnusable, DeviceLost
 from server.engine.counting import Counting
 from server.engine.device import Device
 from server.engine.engine import Engine
@@ -32,6 +33,7 @@ from server.settings import Settings
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 500
+DEVICE_LOST = 74  # exit status, as EX_IOERR
 HANGS_TO_BE_LEFT_OUT = 2
 
 
@@ -69,7 +71,12 @@ def main() -> None:
     logger.info(
         "engine ready" if loaded.models else "engine has nothing to serve", extra=_summary(epoch, loaded)
     )
-    engine.run()
+    try:
+        engine.run()
+    except DeviceLost as error:  # only a new process can have it back; `auto` goes on without it if it cannot
+        logger.critical("device lost, ending", extra={"reason": str(error)})
+        front_ends.close(linger_ms=0)
+        sys.exit(DEVICE_LOST)
     front_ends.flush()
     front_ends.close(linger_ms=LAST_WORDS_MS)
     device.close()
@@ -85,11 +92,27 @@ def _load(context: ChildContext, reports: Reports) -> Loaded:
         reports.say(detail, time.monotonic_ns())
 
     try:
-        threads = threads_of(settings, len(os.sched_getaffinity(0)))
-        runtimes = backends.runtimes(settings.backend, *threads)
+        return _load_on(context, say, use_gpu=True)
     except ImportError as error:
         logger.error("runtime missing", extra={"backend": settings.backend, "reason": str(error)})
         return Loaded(unserved=[f"backend {settings.backend} is not installed: {error}"])
+    except BackendUnusable as error:
+        logger.error("runtime unusable", extra={"backend": settings.backend, "reason": str(error)})
+        return Loaded(unserved=[f"backend {settings.backend} cannot be used: {error}"])
+    except DeviceLost as error:
+        logger.error("device lost while loading", extra={"backend": settings.backend, "reason": str(error)})
+        if settings.backend != "auto":
+            return Loaded(unserved=[f"backend {settings.backend} lost its device: {error}"])
+        loaded = _load_on(context, say, use_gpu=False)
+        loaded.notes.append(f"GPU passed over, it was lost while loading: {error}")
+        return loaded
+
+
+def _load_on(context: ChildContext, say: Callable[[str], None], use_gpu: bool) -> Loaded:
+    """Raises what `backends.runtimes` does, and DeviceLost."""
+    settings = context.settings
+    threads = threads_of(settings, len(os.sched_getaffinity(0)))
+    runtimes = backends.runtimes(settings.backend, *threads, settings.state_dir, say, use_gpu)
     loader = Loader(
         runtimes, settings.state_dir, settings.max_batch, settings.pin_rung, say, untrusted(context.hangs)
     )
@@ -109,12 +132,12 @@ def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
 
 def _detail(loaded: Loaded) -> str:
     if loaded.models:
-        return "; ".join(loaded.unserved)
+        return "; ".join([*loaded.notes, *loaded.unserved])
     return f"no usable model: {'; '.join(loaded.unserved)}"
 
 
 def _summary(epoch: int, loaded: Loaded) -> dict[str, object]:
-    return {"epoch": epoch, "models": list(loaded.models), "unserved": loaded.unserved}
+    return {"epoch": epoch, "models": list(loaded.models), "unserved": loaded.unserved, "notes": loaded.notes}
 
 
 def _settle_memory() -> None:

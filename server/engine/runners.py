@@ -17,7 +17,7 @@ import numpy as np
 from model_repo.repository import PublishedModel
 from server.engine import profile
 from server.engine.backends.auto import Runtimes
-from server.engine.backends.protocol import Pixels, StageRunner, StageUnusable
+from server.engine.backends.protocol import DeviceLost, Pixels, StageRunner, StageUnusable
 from server.engine.choosing import ChosenStage, choose, difference, in_words, probes, within_parity
 from server.engine.latency import buckets_up_to
 
@@ -56,6 +56,9 @@ class RunnerMaker:
         max_batch: largest batch of a launch.
         say: told, in one line, what is being done.
         clock_ns: times the cells.
+
+    Attributes:
+        passed_over: by name, why a preferred runtime does not run a stage that another one runs.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class RunnerMaker:
         self._say = say
         self._clock_ns = clock_ns
         self._unopened: dict[str, str] = {}
+        self.passed_over: dict[str, str] = {}
 
     def make(self, model: PublishedModel, places: list[int], keep: bool) -> Runners:
         """Runners of those rungs; `keep`: they are all there are, so that what is measured may be kept.
@@ -90,7 +94,8 @@ class RunnerMaker:
         for place, runners in stages.items():
             self._leave_out_wrong(model, place, runners)
         runners, measured = self._choose(model, stages)
-        if keep and not self._unopened:  # a runtime that could not be opened today may be better tomorrow
+        # A runtime that could not be opened today, or not run a stage, may be better tomorrow.
+        if keep and not self._unopened and not self.passed_over:
             profile.save(self._state_dir, key, measured)
         return Runners(runners, measured, failed)
 
@@ -137,16 +142,40 @@ class RunnerMaker:
         stage = model.manifest.stages[place].name
         runners: OnRuntimes = {}
         reasons: dict[str, str] = {}
-        for name in names:
-            self._say(f"loading {model.key} {stage} on {name}")
-            try:
-                runners[name] = self._load_on(model, place, name)
-            except StageUnusable as error:
-                reasons[name] = str(error)
+        for tier in self._runtimes.tiers:
+            for name in tier if not runners else ():
+                if name not in names:
+                    continue
+                self._say(f"loading {model.key} {stage} on {name}")
+                try:
+                    runners[name] = self._load_on(model, place, name)
+                    self._judge(model, place, runners, name)
+                except StageUnusable as error:
+                    reasons[name] = str(error)
         if runners:
             for name, reason in reasons.items():
                 self._log_left_out(model, stage, name, reason)
+                if name not in self._runtimes.tiers[-1]:
+                    self.passed_over.setdefault(name, f"{model.key} {stage}: {reason}")
         return runners, reasons
+
+    def _judge(self, model: PublishedModel, place: int, runners: OnRuntimes, name: str) -> None:
+        """Hold a preferred runtime's answers against the trusted one's. Raises StageUnusable, the runner closed."""
+        trusted = self._runtimes.tiers[-1]
+        if name in trusted or not trusted:
+            return
+        try:
+            judge = self._load_on(model, place, trusted[0])
+        except StageUnusable:  # it is no judge of what it cannot run
+            return
+        images = probes(*model.image_size)[: self._max_batch]
+        found, expected = runners[name].run(images), judge.run(images)
+        judge.close()
+        if not within_parity(found, expected):
+            runners.pop(name).close()
+            raise StageUnusable(
+                f"a probability differs from {trusted[0]}'s by {difference(found, expected):.3f}"
+            )
 
     def _load_on(self, model: PublishedModel, place: int, name: str) -> StageRunner:
         """A runner that has given sane logits for one image and for a full batch."""
@@ -162,6 +191,8 @@ class RunnerMaker:
         for batch in {1, self._max_batch}:
             try:
                 logits = runner.run(random_pixels(model, batch))
+            except DeviceLost:
+                raise
             except Exception as error:  # whatever a runtime raises, the stage is unusable
                 runner.close()
                 raise StageUnusable(f"a batch of {batch} fails: {_first_line(error)}") from error

@@ -1,7 +1,8 @@
 """A runtime whose device is made of sleep, and breaks when a test says so in a file. Not part of the service.
 
 The file holds JSON: {"slow": 10} multiplies every launch's time, {"fail": "column2"} has that stage raise, {"hang":
-"full"} has its next launch never end (and takes the order out of the file, so that the next life works).
+"full"} has its next launch never end, {"lose": "full"} has it lose the device (both take the order out of the file, so
+that the next life works).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from model_repo.repository import PublishedModel
-from server.engine.backends.protocol import Logits, Pixels
+from server.engine.backends.protocol import DeviceLost, Logits, Pixels
 
 COSTS_S = (0.002, 0.006, 0.02)
 """Of one image, by place in the ladder; each further one of a batch takes a fifth more."""
@@ -57,6 +58,9 @@ class _FaultyStage:
         if faults.get("hang") == self._name:
             self._faults.set(**{key: value for key, value in faults.items() if key != "hang"})
             threading.Event().wait()
+        if faults.get("lose") == self._name:
+            self._faults.set(**{key: value for key, value in faults.items() if key != "lose"})
+            raise DeviceLost("the device fell off the bus")
         time.sleep(self._cost_s * (1 + 0.2 * (len(pixels) - 1)) * faults.get("slow", 1))
         return np.tile(self._logits, (len(pixels), 1))
 

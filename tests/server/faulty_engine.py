@@ -14,7 +14,7 @@ FAULTS = "ANYTIME_TEST_FAULTS"
 def main() -> None:
     """The process."""
     faults = Faults(Path(os.environ[FAULTS]))
-    backends.create = lambda _name, _threads, _shared_cores: FaultyBackend(faults)
+    backends.create = lambda _name, *_: FaultyBackend(faults)
     process.main()
 
 

@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+from server.engine.backends import gpu
 from server.engine.backends.auto import Runtimes, installed, processor_flags
 from server.engine.backends.protocol import Backend
 
+STATE_DIR = Path(".cache/anytime")
+Say = Callable[[str], None]
 
-def runtimes(name: str, threads: int, shared_cores: bool) -> Runtimes:
+
+def _say_nothing(_detail: str) -> None:
+    pass
+
+
+def runtimes(
+    name: str,
+    threads: int,
+    shared_cores: bool,
+    state_dir: Path = STATE_DIR,
+    say: Say = _say_nothing,
+    use_gpu: bool = True,
+) -> Runtimes:
     """What stages may run on.
 
     Args:
-        name: a backend's name, or auto: every runtime that is installed for this processor, of which the loader takes
-            the fastest for each (stage, batch).
+        name: a backend's name, or auto: on an NVIDIA GPU the first of tensorrt, tensorrt-rtx and torch-cuda that runs
+            a stage; else every runtime that is installed for this processor, of which the loader takes the fastest
+            for each (stage, batch).
         threads: that one launch may use.
         shared_cores: whether other processes compute on the same cores, so that waiting threads must not spin.
+        state_dir: keeps what a runtime compiles.
+        say: told, often, what a runtime is doing while it compiles.
+        use_gpu: whether auto looks for a GPU.
 
     Raises:
         ValueError: no such backend.
         ImportError: its runtime is not installed.
+        BackendUnusable: it is, and cannot work here.
     """
     if name != "auto":
-        return Runtimes.of(create(name, threads, shared_cores))
+        return Runtimes.of(create(name, threads, shared_cores, state_dir, say))
+    on_gpu = gpu.usable_here() if use_gpu else {}
     versions = installed()
     # Threads of one runtime that spin would take the cores from a launch of another.
     shared_cores = shared_cores or len(versions) > 1
     common = {"threads": str(threads), "shared_cores": str(shared_cores), "processor": processor_flags()}
+    described = {each: {"version": version, **common} for each, version in versions.items()}
+    gpu_name = gpu.gpu_name() if on_gpu else ""
+    described |= {each: {"version": version, "gpu": gpu_name} for each, version in on_gpu.items()}
     return Runtimes(
-        {each: partial(create, each, threads, shared_cores) for each in versions},
-        {each: {"version": version, **common} for each, version in versions.items()},
+        {each: partial(create, each, threads, shared_cores, state_dir, say) for each in (*on_gpu, *versions)},
+        described,
+        preferred=tuple(on_gpu),
     )
 
 
-def create(name: str, threads: int, shared_cores: bool) -> Backend:
-    """The backend of that name: onnxruntime | openvino | null. Arguments and errors as for `runtimes`."""
+def create(
+    name: str, threads: int, shared_cores: bool, state_dir: Path = STATE_DIR, say: Say = _say_nothing
+) -> Backend:
+    """The backend of that name: tensorrt | tensorrt-rtx | torch-cuda | onnxruntime | openvino | null.
+
+    Arguments and errors as for `runtimes`.
+    """
+    if name in {"tensorrt", "tensorrt-rtx"}:
+        from server.engine.backends.tensorrt import TensorRt
+
+        return TensorRt(name, state_dir, say)
+    if name == "torch-cuda":
+        from server.engine.backends.torch_cuda import TorchCuda
+
+        return TorchCuda()
     if name == "openvino":
         from server.engine.backends.openvino import OpenVino
 

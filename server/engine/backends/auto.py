@@ -7,7 +7,7 @@ choice on disk loads only what was chosen. Must not know how one is chosen (choo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,12 +23,22 @@ class Runtimes:
     Args:
         openers: by name, what loads the runtime. May raise ImportError.
         described: by name, all that a latency depends on beside model and processor. Part of the profile's key.
+        preferred: names that are tried for a stage one after the other before the rest: the rest, which are then the
+            judges of its answers, run it only if none of these can.
+
+    Attributes:
+        tiers: the names, those that are alternatives to each other together.
     """
 
     def __init__(
-        self, openers: Mapping[str, Callable[[], Backend]], described: Mapping[str, Mapping[str, str]]
+        self,
+        openers: Mapping[str, Callable[[], Backend]],
+        described: Mapping[str, Mapping[str, str]],
+        preferred: Sequence[str] = (),
     ) -> None:
         self.names = tuple(openers)
+        rest = tuple(name for name in self.names if name not in preferred)
+        self.tiers = (*((name,) for name in preferred), rest)
         self._openers = openers
         self._described = described
         self._open: dict[str, Backend] = {}
