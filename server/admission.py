@@ -13,6 +13,8 @@ from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded
 from server.fairness import WINDOW_NS, Shares
 from server.lag import Lag
 
+MOMENT_NS = 100_000_000
+
 
 class Permit:
     """The right to have one image in work."""
@@ -61,6 +63,7 @@ class Door:
         self._max_jobs = max_jobs
         self._shares = shares
         self._max_buffered = max(256_000_000, 2 * max_body_bytes)
+        self._refused_ns = -MOMENT_NS
         self.draining = False
         self.in_work = 0
         self.body_bytes = 0
@@ -85,12 +88,24 @@ class Door:
 
     def rejected(self, client: str) -> None:
         """An image of this client was refused after it had been let in."""
+        self._refused_ns = self._clock()
         if self._shares is not None:
             self._shares.rejected(client)
 
     def check(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> None:
         """Raises what `admit` would, and takes nothing: for refusing before the body is read."""
         now = self._clock()
+        try:
+            self._check_all(model, now, received_ns, deadline_ns, client)
+        except Unavailable:
+            self._refused_ns = now
+            raise
+
+    def refusing(self, now_ns: int) -> bool:
+        """Whether somebody has been refused a moment ago, so that the next one may be too."""
+        return now_ns - self._refused_ns < MOMENT_NS
+
+    def _check_all(self, model: ModelView, now: int, received_ns: int, deadline_ns: int, client: str) -> None:
         try:
             self._check_room(model, now, received_ns, deadline_ns)
         except (Infeasible, Overloaded):
@@ -128,7 +143,7 @@ class Door:
             )
 
     def _fits_alone(self, model: ModelView, budget_ns: int) -> bool:
-        """Whether it is the load that keeps it out: a budget that is too small for an idle service is nobody's fault."""
+        """Whether it is the load that keeps it out: a budget too small for an idle service is nobody's fault."""
         served = self._view.models.get(model.key)
         alone = [row.p99_ns for rows in served.stages.values() for row in rows[:1]] if served else []
         return min(alone, default=0) + self._lag.guard_ns < budget_ns

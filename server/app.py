@@ -45,6 +45,7 @@ from server.messages import Done, Refinement
 from server.metrics import FrontEndMetrics, count_without_asking, exposition
 from server.routes import envelope, health, models, openapi
 from server.routes.classify import Classify
+from server.routes.early import EarlyRefusal
 from server.routes.hot import HotRoute
 from server.routes.query import QueryParser
 from server.routes.request import Desk, RequestIds
@@ -118,6 +119,7 @@ class FrontEnd:
         )
         responders = (Classify(desk, self.tally), Stream(desk, self.tally))
         self.hot_routes = [responder.route for responder in responders]
+        self.early = EarlyRefusal(desk, self.tally, self.hot_routes, access_log=settings.access_log)
         hot = {
             responder.route: HotRoute(desk, self.tally, responder, access_log=settings.access_log)
             for responder in responders
@@ -179,7 +181,7 @@ class FrontEnd:
     def _http_server(self) -> _HttpServer:
         config = uvicorn.Config(
             self.application,
-            http=protocol(self.doorman),  # type: ignore[arg-type]
+            http=protocol(self.doorman, self.early),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -23,12 +23,24 @@ from server.errors import CONTENT_TYPE, BadRequest, HeadersTooLarge, Overloaded,
 
 Headers = list[tuple[bytes, bytes]]
 
+Refuse = Callable[[bytes, Headers, int, str], "tuple[int, Headers, bytes] | None"]
+"""Asked at the end of each request's headers: its url, headers, time and client; a whole response, or None."""
+
 RECEIVED_NS = "anytime.received_ns"
 CONNECTION = "anytime.connection"
 
 _MAX_HEADER_BYTES = 65_536
 _MAX_PIPELINED = 100
 _MAX_REFUSED = 512
+
+
+class _Refused:
+    """Stands for a request that was answered as soon as its headers were complete."""
+
+    response_started = response_complete = True
+    disconnected = more_body = False
+    keep_alive = True
+    message_event = asyncio.Event()
 
 
 class Connection(HttpToolsProtocol):
@@ -42,9 +54,11 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         doorman: Doorman,
+        refuse: Refuse | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.doorman = doorman
+        self._refuse = refuse
         self.phase = Phase.BUSY
         self.on_lost: Callable[[], None] | None = None
         self._active: RequestResponseCycle | None = None  # uvicorn's `cycle` is the last one *received*
@@ -127,11 +141,13 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The moment at which a request's time begins."""
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope[RECEIVED_NS] = self.doorman.clock()
+        received_ns = scope[RECEIVED_NS] = self.doorman.clock()
         scope[CONNECTION] = self
         self._in_headers = False
         self._in_body = True
         self._header_bytes = 0
+        if self._refuse is not None and self._refused(self._refuse, received_ns):
+            return
         if self.phase is not Phase.BUSY:
             self.doorman.watch(self, Phase.BUSY)
         if len(self.pipeline) >= _MAX_PIPELINED:
@@ -180,6 +196,27 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+    def _refused(self, refuse: Refuse, received_ns: int) -> bool:
+        """Answers a plain request that the door has no room for, at once; False where it is not that simple."""
+        parser = self.parser
+        last: RequestResponseCycle | None = self.cycle
+        answering = last is not None and not last.response_complete
+        if answering or parser.should_upgrade() or not parser.should_keep_alive():
+            return False
+        if self.expect_100_continue or self.flow.write_paused or parser.get_method() != b"POST":
+            return False
+        response = refuse(self.url, self.headers, received_ns, self.client[0] if self.client else "")
+        if response is None:
+            return False
+        status, headers, body = response
+        self.cycle = _REFUSED
+        self._active = None
+        self.server_state.total_requests += 1
+        self.transport.write(_head(status, headers) + body)
+        # The body is still to come, and is dropped; its end makes the connection idle.
+        self.doorman.watch(self, Phase.DISCARD)
+        return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
@@ -239,6 +276,9 @@ class Connection(HttpToolsProtocol):
         self.doorman.watch(self, Phase.CLOSING)
 
 
+_REFUSED: Any = _Refused()
+
+
 def response_bytes(problem: Problem, request_id: str) -> bytes:
     """A whole HTTP/1.1 response that closes the connection, for requests that never reach a route."""
     body = problem.body(request_id)
@@ -257,6 +297,6 @@ def _head(status: int, headers: Headers) -> bytes:
     return b"%b%b\r\n" % (STATUS_LINE[status], fields)
 
 
-def protocol(doorman: Doorman) -> Callable[..., Connection]:
+def protocol(doorman: Doorman, refuse: Refuse | None = None) -> Callable[..., Connection]:
     """What uvicorn calls for each connection."""
-    return partial(Connection, doorman=doorman)
+    return partial(Connection, doorman=doorman, refuse=refuse)

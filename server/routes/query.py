@@ -51,6 +51,10 @@ class QueryParser:
         self._max_ms = max_ms
         self._cache: dict[bytes, Query] = {}
 
+    def known(self, query_string: bytes) -> Query | None:
+        """The query of a string that has been parsed before."""
+        return self._cache.get(query_string)
+
     def parse(self, query_string: bytes) -> Query:
         """The query. Unknown parameters are ignored. Raises Unprocessable."""
         known = self._cache.get(query_string)

@@ -36,6 +36,11 @@ def service(shared: Service, png: bytes) -> Service:
     return shared
 
 
+def counter(service: Service, name: str) -> float:
+    lines = service.front.client.get("/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
 def events(response: httpx.Response) -> list[tuple[str, str | None, dict[str, Any]]]:
     found = []
     for block in response.text.strip().split("\n\n"):
@@ -182,6 +187,36 @@ def test_a_deadline_that_even_the_first_rung_cannot_make_is_refused_at_the_door(
     assert body["retry_after_ms"] == 1500
     assert 1500 < body["smallest_feasible_deadline_ms"] < 1600
     assert service.front.classify(png, "deadline_ms=5000").status_code == 200
+
+
+def test_while_some_are_refused_the_next_is_refused_before_its_body_and_its_connection_lives_on(
+    service: Service, png: bytes
+) -> None:
+    service.engine.first_answer_ns = 1_500_000_000
+    wait_while(lambda: service.front.classify(png, "deadline_ms=1000").status_code == 200)
+    counted = counter(service, 'anytime_requests_total{model="tiny@1",route="/classify",status="503"}')
+    refused = request_bytes(png, "deadline_ms=1000", 17)
+    head = refused.index(b"\r\n\r\n") + 4
+    with service.front.connect() as connection:
+        for place in (head, head + 10, len(refused)):
+            connection.sendall(refused[:place])
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b'"request_id":"17"' in answer
+            connection.sendall(refused[place:])
+        connection.sendall(request_bytes(png, "deadline_ms=5000", 18))
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b'"request_id":"18"' in answer
+    now = counter(service, 'anytime_requests_total{model="tiny@1",route="/classify",status="503"}')
+    assert now == counted + 3
+
+
+def test_a_wrong_parameter_is_told_even_while_others_are_refused(service: Service, png: bytes) -> None:
+    service.engine.first_answer_ns = 1_500_000_000
+    wait_while(lambda: service.front.classify(png, "deadline_ms=1000").status_code == 200)
+    assert service.front.classify(png, "deadline_ms=never").status_code == 422
+    assert service.front.classify(png, "model=unknown").status_code == 404
 
 
 def test_the_engine_s_refusal_names_the_smallest_feasible_deadline(service: Service, png: bytes) -> None:
