@@ -24,7 +24,7 @@ PIP := $(BIN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check train export bench bench-serve bench-overload bench-accuracy bench-schedule bench-train docker lock clean
+.PHONY: help serve test check train export bench bench-serve bench-replay bench-overload bench-accuracy bench-schedule bench-train docker lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -56,6 +56,9 @@ bench-serve: $(VENV)/.bench ## sequential requests beside a bare endpoint; the f
 
 bench-overload: $(VENV)/.bench ## open-loop load at multiples of capacity
 	$(BIN)python -m loadtest overload $(ARGS)
+
+bench-replay: $(VENV)/.bench ## the same arrivals into a real engine process, without HTTP
+	$(BIN)python -m loadtest replay --out docs/results $(ARGS)
 
 bench-accuracy: $(VENV)/.bench ## every test image once over HTTP, without hurry
 	$(BIN)python -m loadtest accuracy $(ARGS)

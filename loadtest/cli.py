@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run | serve | overload | accuracy | record | schedule`.
+"""The command line: `python -m loadtest run | serve | overload | accuracy | replay | record | schedule`.
 
 Builds what a bench needs, takes the lock, and writes what comes out; measures nothing itself.
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from loadtest import accuracy, bench_overload, bench_run, bench_serve
+from loadtest import accuracy, bench_overload, bench_run, bench_serve, replay_command
 from loadtest.answers import NotAnAnswer
 from loadtest.busy import Busy, alone
 from loadtest.images import LabelledImages, read_images
@@ -34,6 +34,7 @@ _KNOWN_FAILURES = (
     bench_overload.NoCapacity,
     SenderLate,
     simulator.SimulatorFailed,
+    replay_command.ReplayFailed,
     ServerFailed,
     NotAnAnswer,
     FileNotFoundError,
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--deadline-ms", type=float, default=10_000.0)
     check.add_argument("--concurrency", type=int, default=4)
     check.add_argument("--answers", type=Path, help="write the answers image by image here (.npz)")
+    _add_common(replay_command.add_command(commands, _span))
     for each in (serve, overload, check):
         _add_common(each)
         _add_server(each)
@@ -166,6 +168,7 @@ _TITLES = {
     "serve": "Beside a bare endpoint, request by request",
     "overload": "50 ms deadlines under overload, over HTTP",
     "accuracy": "Accuracy over HTTP",
+    "replay": "Replay into an engine process, without HTTP",
     "record": "Recording",
     "schedule": "Scheduling, simulated",
 }
@@ -230,11 +233,17 @@ def _accuracy(options: argparse.Namespace, folder: Path) -> Outcome:
     return accuracy.render(figures), figures.to_json(), figures.sound
 
 
+def _replay(options: argparse.Namespace, folder: Path) -> Outcome:
+    sender = None if options.sender_cpu < 0 else options.sender_cpu
+    return replay_command.run(options, folder, _images(options), _cpu_list(options.server_cpus), sender)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Path], Outcome]] = {
     "run": _run,
     "serve": _serve,
     "overload": _overload,
     "accuracy": _accuracy,
+    "replay": _replay,
     "record": simulator.run_record,
     "schedule": simulator.run_schedule,
 }

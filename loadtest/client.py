@@ -44,7 +44,8 @@ class _Connection:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """A collection in the middle of a run would be the sender's lateness."""
     was_on = gc.isenabled()
     gc.collect()
     gc.freeze()
@@ -87,7 +88,7 @@ class Sender:
         patience.
         """
         try:
-            with _no_garbage_collection():
+            with no_garbage_collection():
                 for _ in range(min(self._plan.warm, self._plan.connections)):
                     if (connection := self._connect()) is not None:
                         self._free.append(connection)
