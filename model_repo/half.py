@@ -124,7 +124,7 @@ class _Rewrite:
             shape_inference.infer_shapes(self._model, check_type=True, strict_mode=True)
         except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
             raise NotConvertible(str(error).strip().splitlines()[0]) from error
-        return self._model.SerializeToString()
+        return bytes(self._model.SerializeToString())
 
     def _rewrite(self, node: NodeProto) -> None:
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):

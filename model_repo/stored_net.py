@@ -116,15 +116,15 @@ def _rebuilt(weights: Weights, size: int, pools: int) -> StoredStage:
 def _fold(layer: ConvLayer) -> None:
     """Make room for the bias that batch norm has become."""
     conv = layer.conv
+    kernel = conv.kernel_size[0]
     layer.conv = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
+        kernel,
+        stride=conv.stride[0],
+        padding=kernel // 2,
         groups=conv.groups,
-        bias=True,
-    )  # type: ignore[arg-type] # as Conv2d gave them
+    )
     layer.norm = nn.Identity()
 
 

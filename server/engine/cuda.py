@@ -88,7 +88,7 @@ class Buffer:
             called("cudaFree", self.device)
             raise
         memory = (ctypes.c_uint8 * self.size).from_address(self.host)
-        self.array: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype).reshape(shape)
         self.array[...] = 0
 
     def close(self) -> None:

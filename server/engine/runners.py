@@ -75,6 +75,7 @@ class RunnerMaker:
         self._say = say
         self._clock_ns = clock_ns
         self._unopened: dict[str, str] = {}
+        self._second_best = False  # whether a stage of this model runs on less than the preferred runtime
         self.passed_over: dict[str, str] = {}
 
     def make(self, model: PublishedModel, places: list[int], keep: bool) -> Runners:
@@ -82,6 +83,7 @@ class RunnerMaker:
 
         Raises StageUnusable if none can run.
         """
+        self._second_best = False
         key = self._key(model)
         kept = profile.load(self._state_dir, key)
         if kept and (found := self._as_kept(model, places, kept)):
@@ -93,11 +95,11 @@ class RunnerMaker:
             raise StageUnusable(f"no usable stage ({reasons})")
         for place, runners in stages.items():
             self._leave_out_wrong(model, place, runners)
-        runners, measured = self._choose(model, stages)
+        chosen, measured = self._choose(model, stages)
         # A runtime that could not be opened today, or not run a stage, may be better tomorrow.
-        if keep and not self._unopened and not self.passed_over:
+        if keep and not self._unopened and not self._second_best:
             profile.save(self._state_dir, key, measured)
-        return Runners(runners, measured, failed)
+        return Runners(chosen, measured, failed)
 
     def _key(self, model: PublishedModel) -> dict[str, str]:
         return {
@@ -156,6 +158,7 @@ class RunnerMaker:
             for name, reason in reasons.items():
                 self._log_left_out(model, stage, name, reason)
                 if name not in self._runtimes.tiers[-1]:
+                    self._second_best = True
                     self.passed_over.setdefault(name, f"{model.key} {stage}: {reason}")
         return runners, reasons
 

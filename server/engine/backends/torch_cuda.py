@@ -56,7 +56,8 @@ class TorchCuda:
         except NotAFractalNet as error:
             raise StageUnusable(f"torch-cuda runs stages of FractalNets only: {error}") from error
         net.to(self._device)
-        net.net.to(dtype=self._dtype, memory_format=torch.channels_last)
+        net.net.to(self._dtype)
+        net.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing from torch's types
         shape = (model.manifest.input.height, model.manifest.input.width, 3)
         try:
             # The largest first: the smaller ones fit into the memory that its graph leaves.
