@@ -132,10 +132,13 @@ def test_a_client_that_has_had_its_share_is_refused_while_another_is_wronged() -
     over_share = 0
     for turn in range(400):
         parts.clock.now += 5 * MS
+        parts.view.heard(1, parts.clock.now)
         permits = []
         for client in ["greedy"] * 12 + ["modest"]:
             try:
-                permits.append(parts.door.admit(parts.model, parts.clock.now, parts.clock.now + SECOND, client))
+                permits.append(
+                    parts.door.admit(parts.model, parts.clock.now, parts.clock.now + SECOND, client)
+                )
                 let_in[client] += turn >= 100
             except OverShare:
                 over_share += 1
@@ -155,6 +158,7 @@ def test_a_budget_that_is_too_small_for_an_idle_service_wrongs_nobody() -> None:
     parts.view.heartbeat(Heartbeat("ready", models=[ServedModel("tiny@1", "fake", latency, [])]), 0)
     for _ in range(200):
         parts.clock.now += 5 * MS
+        parts.view.heard(1, parts.clock.now)
         parts.door.admit(parts.model, parts.clock.now, parts.clock.now + SECOND, "patient").release()
         with pytest.raises(Infeasible):
             parts.door.admit(parts.model, parts.clock.now, parts.clock.now + MS // 2, "hasty")
