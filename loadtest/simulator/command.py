@@ -149,7 +149,7 @@ def _charge(text: str) -> tuple[Costs, str]:
     if text.isdigit():
         return (
             Costs(decision_ns=int(text), clock_ns=time.thread_time_ns),
-            f"Every call of a scheduler is charged {text} ns, whatever it took.",
+            f"A call of a scheduler that orders a launch is charged {text} ns, any other a sixteenth of that.",
         )
     raise SimulatorFailed(f"--charge {text!r}: give measured, cpu or nanoseconds")
 

@@ -18,7 +18,7 @@ from loadtest.simulator.limits import limits
 from loadtest.simulator.offered import Offered
 from loadtest.simulator.scores import Scores, deepest_rung, score
 from loadtest.simulator.setup import Setup
-from loadtest.simulator.world import Journal, simulate
+from loadtest.simulator.world import BrokenSchedule, Journal, simulate
 
 BOUNDS = "bounds"
 BIN_S = 0.02
@@ -73,7 +73,10 @@ def run(setup: Setup, task: Task) -> Result:
         exact = task.exact and condition.equal_budgets
         return Result(task, bounds=limits(setup.model, device, what, setup.costs, exact=exact))
     scheduler = policies.make(task.policy, setup.model, device)
-    journal = simulate(scheduler, setup.model, device, what, seed=task.seed, costs=setup.costs)
+    try:
+        journal = simulate(scheduler, setup.model, device, what, seed=task.seed, costs=setup.costs)
+    except BrokenSchedule as error:
+        raise BrokenSchedule(f"{task.policy}, {condition}, seed {task.seed}: {error}") from error
     timeline = _timeline(journal, what, len(setup.model.stages)) if condition.kind == "step" else None
     crowded = journal.decision_ns[journal.waiting >= CROWD] / 1e3
     crowded_us = (

@@ -35,14 +35,15 @@ class Fixed(Baseline):
         return [*orders, self.launch_first(self.stage, max(1, self.largest_batch(self.stage, now_ns)))]
 
     def _all_can_be_served(self, now_ns: int) -> bool:
-        """In batches of good throughput one after the other, each before its first deadline."""
+        """One after the other, each before its first deadline: the batch that the first bears, then good ones."""
         waiting, size = self.waiting, self._good_batch
-        full_ns = self.latency.work_ns(self.stage, size)
         tail_ns = self.latency.ns(self.stage, 1) - self.latency.work_ns(self.stage, 1)
         ends_ns = now_ns + GUARD_NS + tail_ns
-        for place in range(0, len(waiting), size):
-            left = len(waiting) - place
-            ends_ns += full_ns if left >= size else self.latency.work_ns(self.stage, left)
+        place, count = 0, max(1, self.largest_batch(self.stage, now_ns))
+        while place < len(waiting):
+            ends_ns += self.latency.work_ns(self.stage, count)
             if ends_ns > waiting[place][0]:
                 return False
+            place += count
+            count = min(size, len(waiting) - place)
         return True

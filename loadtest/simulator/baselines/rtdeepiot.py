@@ -11,7 +11,7 @@ earliest planned job's rung is launched with all others that may have it. That i
 job at a time. What more depth adds comes from the model's table of gains.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,20 +54,24 @@ class RTDeepIoT(Baseline):
 
     def choose(self, now_ns: int) -> Sequence[Instruction]:
         """Plan; end answered jobs that the plan leaves as they are; launch the earliest planned job's rung."""
-        orders: list[Instruction] = []
-        planned = self._plan(now_ns)
-        going = next((stage for stage in planned if stage >= 0), -1)
-        left_alone = [key for stage, (_, key) in zip(planned, self.waiting, strict=False) if stage < 0]
-        members = self._members(planned, going, now_ns) if going >= 0 else []
-        for key in left_alone:
-            if self._had[key][0] or not self._can_start(key, now_ns):
+        orders = self._end_hopeless(now_ns)
+        while self.waiting:
+            plan = self._plan(now_ns)
+            going = next((stage for stage in plan if stage >= 0), -1)
+            members = self._members(plan, going, now_ns) if going >= 0 else []
+            answered = [
+                key
+                for stage, (_, key) in zip(plan, self.waiting, strict=False)
+                if stage < 0 and self._had[key][0]
+            ]
+            for key in [*answered, *members]:
                 self._leave(key)
-                orders.append(self._finish(key))
-        if not members:
-            return orders
-        for key in members:
-            self._leave(key)
-        return [*orders, self.started(going, tuple(members))]
+            orders += [self._finish(key) for key in answered]
+            if members:
+                return [*orders, self.started(going, tuple(members))]
+            if not answered:
+                break
+        return orders
 
     def landed(self, done: LaunchDone, now_ns: int) -> Sequence[Instruction]:
         """Answered jobs wait on, unless nothing is left to gain."""
@@ -118,8 +122,12 @@ class RTDeepIoT(Baseline):
             count += 1
         return [key for _, key in same[:count]]
 
-    def _can_start(self, key: int, now_ns: int) -> bool:
-        return self.ends_ns(0, 1, now_ns) <= self._deadlines[key]
+    def _end_hopeless(self, now_ns: int) -> list[Instruction]:
+        """Whoever not even the cheapest rung can reach any more."""
+        cut = bisect_left(self.waiting, (self.ends_ns(0, 1, now_ns), -1))
+        keys = [key for _, key in self.waiting[:cut]]
+        del self.waiting[:cut]
+        return [self._finish(key) for key in keys]
 
     def _leave(self, key: int) -> None:
         self.waiting.remove((self._deadlines[key], key))

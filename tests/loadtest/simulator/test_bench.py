@@ -130,7 +130,7 @@ def test_the_capacity_of_a_rung_is_below_what_its_best_batch_could_carry() -> No
     table = device()
     found = capacity(model(), table, 2, 150)
     ceiling = 1e9 / (table.mean_ns()[2] / range(1, 9)).min()
-    assert 0.3 * ceiling < found < 1.1 * ceiling
+    assert 0.6 * ceiling < found <= ceiling
 
 
 def test_a_plan_can_be_narrowed_to_devices_and_names_what_it_keeps() -> None:

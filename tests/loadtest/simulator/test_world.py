@@ -83,13 +83,13 @@ def test_an_answer_after_the_deadline_is_late_and_counts_as_wrong() -> None:
 
 
 def test_every_call_is_charged_to_the_loop_and_on_a_shared_core_to_the_launch() -> None:
-    slow = Costs(inbound_ns=0, outbound_ns=0, decision_ns=50_000)
+    slow = Costs(inbound_ns=0, outbound_ns=0, decision_ns=160_000)
     journal = simulate(Script(), model(), device(), at([0.0], 50), costs=slow)
-    # Told of the arrival (50 µs), ticked (50 µs): only then does the launch start.
-    assert journal.launches[0, 0] == 100_000
-    busy = simulate(Script(), model(), device(), at([0.0, 0.15], 50), costs=slow)
+    # Told of the arrival (10 µs), ticked with a launch (160 µs): only then does it start.
+    assert journal.launches[0, 0] == 170_000
+    busy = simulate(Script(), model(), device(), at([0.0, 0.2], 50), costs=slow)
     # The second arrival and its tick came during the first launch and kept it from the core.
-    assert busy.first_ns[0] == 100_000 + 120_000 + 2 * 50_000
+    assert busy.first_ns[0] == 170_000 + 120_000 + 2 * 10_000
 
 
 def test_measured_time_is_charged_by_the_clock_that_is_given() -> None:
