@@ -29,6 +29,12 @@ from model_repo.fractalnet import ConvLayer, FractalNet, Subnetwork
 PARITY_BOUND = 1e-3
 """Largest allowed difference of a probability between the graph and torch float32."""
 
+ROUNDED_BOUND = 5e-3
+"""The same where weights are stored as fp16: half a percent of probability, a tenth of what bf16 arithmetic moves."""
+
+SAME_CLASS = 0.998
+"""Share of images whose top class rounded weights must keep."""
+
 OPSET = 18
 
 
@@ -108,16 +114,17 @@ def export_stage(stage: TrainedStage, pixels: NDArray[np.uint8]) -> StageGraph:
     """Export one stage and compare it with torch on `pixels`, real images, uint8 [n, height, width, channels].
 
     Raises:
-        ParityError: even with fp32 weights a probability differs by more than PARITY_BOUND.
+        ParityError: even with fp32 weights a probability differs by more than PARITY_BOUND, or a top class does.
     """
     # The reference is not folded: the check covers the fold too.
     reference = _reference(PixelsToLogits(stage, stage.with_statistics()).eval(), pixels)
     graph = _trace(PixelsToLogits(stage, stage.folded()).eval(), pixels[:2])
-    parity = float("inf")
-    for candidate, bound in ((_store_as_fp16(graph), PARITY_BOUND / 2), (graph, PARITY_BOUND)):
+    for candidate, bound in ((_store_as_fp16(graph), ROUNDED_BOUND), (graph, PARITY_BOUND)):
         data = candidate.SerializeToString()
-        parity = float(np.abs(run(data, pixels) - reference).max())
-        if parity <= bound:  # rounded weights need a margin, for images that were not tried
+        answers = run(data, pixels)
+        parity = float(np.abs(answers - reference).max())
+        same = float((answers.argmax(1) == reference.argmax(1)).mean())
+        if parity <= bound and same >= SAME_CLASS:
             return StageGraph(stage.name, data, parity)
     raise ParityError(
         f"{stage.name}: probabilities differ from torch by {parity:.2e}, more than {PARITY_BOUND:.0e}"
