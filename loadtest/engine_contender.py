@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,7 +56,7 @@ class Order:
 class Stages:
     """A contender that has loaded: a run per stage, the precision it computes in, and a remark for each stage."""
 
-    runs: list[Run]
+    runs: Sequence[Run]
     precision: str
     remarks: dict[str, str]
 

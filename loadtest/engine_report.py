@@ -1,6 +1,6 @@
 """The engine bench as a page: every cell, its ratios and its share of the machine's peak. Knows figures only."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 
 from loadtest import torch_contender
@@ -99,7 +99,9 @@ def ratios(figures: Figures, stage: str, batch: int) -> dict[str, float]:
             if name in torch_contender.NAMES:
                 found[f"{name} / auto"] = one.cells[stage][batch].median_ns / ours
     ours_all = [
-        one for name, one in figures.contenders.items() if name != "auto" and name not in torch_contender.NAMES
+        one
+        for name, one in figures.contenders.items()
+        if name != "auto" and name not in torch_contender.NAMES
     ]
     exact = fastest((one for one in ours_all if one.precision == "f32"), stage, batch)
     rounded = fastest((one for one in ours_all if one.precision == "bf16"), stage, batch)
@@ -121,7 +123,7 @@ def _ratios(figures: Figures) -> str:
 def _verdicts(figures: Figures) -> list[str]:
     """What the project asks of itself, met or not."""
     eager = f"{EAGER} / auto"
-    asked = [
+    asked: list[tuple[str, Callable[[int], bool], str, float]] = [
         ("auto / best runtime", lambda _batch: True, "at most", WITHIN),
         (eager, lambda batch: batch >= 16, "at least", 1.8),
         (eager, lambda batch: batch == 1, "at least", 2.0),

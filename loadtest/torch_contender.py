@@ -41,7 +41,7 @@ def _module(data: bytes, name: str, bf16: bool) -> Any:
         module = to_torch(data)
     except NotTranslatable as error:
         raise NotHere(f"the graph cannot be had in torch: {error}") from error
-    module = (in_bfloat16(module) if bf16 else module).to(memory_format=torch.channels_last)
+    module = (in_bfloat16(module) if bf16 else module).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch states it for tensors only
     return torch.compile(module, dynamic=False) if name.startswith("torch.compile") else module
 
 

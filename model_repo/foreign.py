@@ -109,7 +109,8 @@ def _input(model: ModelProto) -> ValueInfoProto:
         raise GraphRefused(f"its input has {len(dims)} dimensions; a batch of images has 4")
     if dims[0].dim_value:
         raise GraphRefused(f"its batch is fixed at {dims[0].dim_value}: export it with a dynamic batch")
-    return inputs[0]
+    given: ValueInfoProto = inputs[0]
+    return given
 
 
 def _output(model: ModelProto) -> ValueInfoProto:
@@ -122,7 +123,8 @@ def _output(model: ModelProto) -> ValueInfoProto:
         raise GraphRefused("its output is no float")
     if kind.HasField("shape") and len(kind.shape.dim) != 2:
         raise GraphRefused(f"its output has {len(kind.shape.dim)} dimensions; logits have 2: [n, classes]")
-    return outputs[0]
+    given: ValueInfoProto = outputs[0]
+    return given
 
 
 def _layout(given: ValueInfoProto) -> Layout:

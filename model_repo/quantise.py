@@ -51,7 +51,7 @@ def quantise(graph: bytes, pixels: NDArray[np.uint8]) -> bytes:
         small = onnx.load(Path(folder) / "int8.onnx")
     del small.metadata_props[:]
     onnx.checker.check_model(small)
-    return small.SerializeToString()
+    return bytes(small.SerializeToString())
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ships no types
