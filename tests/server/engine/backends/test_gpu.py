@@ -217,3 +217,14 @@ def test_a_backend_asked_for_by_name_that_cannot_work_is_told_and_nothing_else_i
     loaded = load(tmp_path, "tensorrt", monkeypatch, error)
     assert not loaded.models
     assert said in process._detail(loaded)
+
+
+@pytest.mark.skipif(gpu.DEVICE_NODES[0].exists(), reason="needs a machine without an NVIDIA GPU")
+def test_an_engine_process_whose_backend_cannot_work_lives_on_and_front_ends_hear_why(
+    start_engine: Callable[..., SimpleNamespace], front_end: SimpleNamespace, model: PublishedModel
+) -> None:
+    engine = start_engine(backend="tensorrt-rtx")
+    front_end.greet("starting")
+    front_end.hear(lambda: "backend tensorrt-rtx" in front_end.detail, 20)
+    assert "cannot be used: cuda" in front_end.detail or "is not installed" in front_end.detail
+    assert engine.process.poll() is None
