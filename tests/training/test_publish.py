@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from model_repo.export import ParityError, run
+from model_repo.export import ROUNDED_BOUND, ParityError, run
 from model_repo.repository import Repository, VersionExists
 from training import recipes
 from training.__main__ import main
@@ -54,7 +54,7 @@ def test_a_published_model_answers_as_torch_does(
     for stage in model.manifest.stages:
         got = run(model.read(stage), digits.test.images)
         expected = torch.from_numpy(trained.logits(stage.name, "test")).softmax(1).numpy()
-        assert np.abs(got - expected).max() < 1e-3
+        assert np.abs(got - expected).max() < 2 * ROUNDED_BOUND  # on other images than the export looked at
         accuracy = (got.argmax(1) == digits.test.labels).mean()
         assert stage.test_accuracy == pytest.approx(accuracy, abs=0.006)
 
