@@ -165,12 +165,13 @@ class _Bench:
         loads = [(f"{rate / capacity:.2f}×", rate) for rate in options.rates or ()]
         loads = loads or [(f"{multiple:g}×", multiple * capacity) for multiple in options.multiples]
         self._warm_up(capacity)
+        low_ms, high_ms = options.deadline_ms
         rows = []
         # Seeds outside: a machine that slows down then hurts all loads alike.
         for seed in options.seeds:
             for kind in options.arrivals:
                 for name, rate in loads:
-                    offer = Offer(kind, rate, options.seconds, *options.deadline_ms, options.cv2)
+                    offer = Offer(kind, rate, options.seconds, low_ms, high_ms, options.cv2)
                     load = f"{name}, {kind}" + (f" CV² {options.cv2:g}" if kind == "gamma" else "")
                     rows.append(self._row(load, offer, seed))
         return ReplayFigures(self.model.key, tuple(stages), capacity, tuple(rows))

@@ -9,7 +9,16 @@ from __future__ import annotations
 from server.catalog import ModelView
 from server.deadlines import Clock
 from server.engine_view import EngineView
-from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, OverShare, Unavailable
+from server.errors import (
+    Draining,
+    EngineLost,
+    Infeasible,
+    NotReady,
+    Overloaded,
+    OverShare,
+    StagesFailed,
+    Unavailable,
+)
 from server.fairness import WINDOW_NS, Shares
 from server.lag import Lag
 
@@ -78,7 +87,7 @@ class Door:
             client: who asks; clients are held to fair shares while there is not room for all.
 
         Raises:
-            Draining, NotReady, EngineLost, Overloaded, Infeasible: no.
+            Draining, NotReady, EngineLost, Overloaded, Infeasible, StagesFailed: no.
         """
         self.check(model, received_ns, deadline_ns, client)
         if self._shares is not None:
@@ -126,6 +135,8 @@ class Door:
             self._check_worth_waiting(now, due_ns)
         elif model.key not in self._view.models:
             raise NotReady(f"Model {model.key} is not being served.", retry_after_ms=10_000)
+        elif (served := self._view.models[model.key]).failed and not served.stages:
+            raise StagesFailed()
         first_ns = self._view.first_answer_ns(model.key)
         feasible_ms = (now - received_ns + first_ns + self._lag.guard_ns) / 1e6
         if now + first_ns >= due_ns:

@@ -136,7 +136,7 @@ class FrontEnd:
             redoc_url=None,
         )
         envelope.install_handlers(app)
-        app.include_router(models.router(self.catalog, self.view))
+        app.include_router(models.router(self.catalog, self.view, self.lag))
         app.include_router(
             health.router(
                 self.catalog,
@@ -270,6 +270,7 @@ class _Pulse:
         front.metrics.in_flight.set(front.door.in_work)
         front.metrics.connections.set(len(self._server.server_state.connections))
         front.metrics.loop_lag.set(front.lag.loop_ns / 1e9)
+        front.metrics.answer_guard.set(front.lag.guard_ns / 1e9)
 
     def _see_to_the_end(self, now: int) -> None:
         self._drain_until_ns = self._drain_until_ns or now + int(self._front.context.settings.drain_s * 1e9)

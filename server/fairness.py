@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 WINDOW_NS = 250_000_000
-HEADROOM = 0.95  # of the level: what the greedy may take leaves the others a little room to come when they like
+HEADROOM = 0.95  # of the level, so that the others find a little room whenever they come
 LOOSEN = 1.02  # a window
 BURST = 0.02  # of a window's share may come at once
 MOST_CLIENTS = 4096

@@ -127,12 +127,17 @@ class StageLatency(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ServedModel(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One model at the engine: `stages` maps a stage's name to its latencies; failed stages are named apart."""
+    """One model at the engine: `stages` maps a stage's name to its latencies; failed stages are named apart.
+
+    `factor`: how much longer than its profile a launch takes now; `tail_ns` is added to each for stalls.
+    """
 
     model: str
     backend: str
     stages: dict[str, list[StageLatency]]
     failed: list[str]
+    factor: float = 1.0
+    tail_ns: int = 0
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", array_like=True, frozen=True, gc=False):

@@ -100,6 +100,12 @@ class FrontEndMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.answer_guard = Gauge(
+            "anytime_answer_guard_seconds",
+            "How long before a deadline a front end writes the answer.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.decode = Histogram(
             "anytime_decode_seconds",
             "Time to decode one image.",
@@ -153,6 +159,34 @@ class EngineMetrics:
             "Jobs at the engine without a refinement yet.",
             registry=registry,
             multiprocess_mode="livesum",
+        )
+        self.promised = Gauge(
+            "anytime_promised_seconds",
+            "High estimate of a launch now.",
+            ["model", "stage", "batch"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.factor = Gauge(
+            "anytime_latency_factor",
+            "How much longer than their profile launches take now.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.tail = Gauge(
+            "anytime_latency_tail_seconds",
+            "What is added to the estimate of each launch for stalls of the machine.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.first_answer = Gauge(
+            "anytime_first_answer_seconds",
+            "How long a job that arrives at the engine now would wait for its first rung.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.restarts = Counter(
             "anytime_engine_restarts",

@@ -6,9 +6,10 @@ microseconds a launch: what is told here is kept until `settle`, which is called
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
+from server.engine.latency import LatencyTable
 from server.metrics import EngineMetrics
 
 NS = 1e-9
@@ -55,6 +56,18 @@ class Counting:
     def restarted(self, reason: str, stage: str) -> None:
         """This engine takes the place of one that ended so."""
         self._metrics.restarts.labels(reason, stage).inc()
+
+    def latencies(
+        self, model: str, stages: Mapping[int, str], latency: LatencyTable, first_answer_ns: int
+    ) -> None:
+        """What is believed now of the launches of a model; `stages` are names by place in its ladder."""
+        metrics = self._metrics
+        metrics.factor.labels(model).set(latency.factor)
+        metrics.tail.labels(model).set(latency.tail_ns * NS)
+        metrics.first_answer.labels(model).set(first_answer_ns * NS)
+        for place, name in stages.items():
+            for batch in latency.buckets:
+                metrics.promised.labels(model, name, str(batch)).set(latency.ns(place, batch) * NS)
 
     def waiting(self, jobs: int) -> None:
         """So many jobs have no refinement yet."""

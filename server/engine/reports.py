@@ -88,7 +88,7 @@ class Reports:
     def send_due(self, policy: State, now_ns: int) -> None:
         """Put into the outboxes what is due."""
         if now_ns - self._beat_ns >= HEARTBEAT_NS:
-            self._refresh(now_ns)
+            self._refresh(policy, now_ns)
             self._beat(now_ns)
             if self._counting:
                 self._counting.waiting(sum(len(queue.unanswered) for queue in policy.models.values()))
@@ -124,11 +124,15 @@ class Reports:
         front_end.models_known = self._description
         return Heartbeat(self._state, self._detail, os.getpid(), models)
 
-    def _refresh(self, now_ns: int) -> None:
+    def _refresh(self, policy: State, now_ns: int) -> None:
         """Describe anew when a latency has drifted."""
         if now_ns - self._described_ns < DESCRIBE_NS:
             return
         self._described_ns = now_ns
+        if self._counting:
+            for key, model in self._models.items():
+                names = {place: model.model.manifest.stage_names[place] for place in sorted(model.runners)}
+                self._counting.latencies(key, names, model.latency, first_answer_ns(policy, key, now_ns))
         for key, model in self._models.items():
             if abs(model.latency.factor / self._factors[key] - 1) > DRIFT:
                 self.models_changed()
@@ -148,6 +152,8 @@ class Reports:
                 for place in sorted(model.runners)
             },
             list(model.failed),
+            latency.factor,
+            latency.tail_ns,
         )
 
 

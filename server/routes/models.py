@@ -14,6 +14,7 @@ from model_repo.manifest import InputRule, Provenance, Stage
 from server.catalog import Catalog, ModelView
 from server.engine_view import EngineView
 from server.errors import UnknownModel
+from server.lag import Lag
 from server.messages import ServedModel
 
 State = Literal["serving", "not_serving", "damaged"]
@@ -40,6 +41,17 @@ class StageCard(BaseModel):
     latency: list[LatencyCard] = Field(description="Here, now; empty until measured.")
 
 
+class TimingCard(BaseModel):
+    """Where the time of a budget goes, here and now, beside the launches themselves; milliseconds."""
+
+    first_answer_ms: float = Field(
+        description="From a job's arrival at the engine to its first rung: queueing, launch and transport."
+    )
+    slowdown: float = Field(description="How much longer than their profile launches take.")
+    launch_tail_ms: float = Field(description="Added to the estimate of each launch for stalls of the machine.")
+    answering_ms: float = Field(description="Kept back before the deadline for writing the answer.")
+
+
 class ModelCard(BaseModel):
     """One version of one model."""
 
@@ -50,6 +62,7 @@ class ModelCard(BaseModel):
     default: bool = Field(False, description="Whether requests that name no model get this one.")
     description: str = ""
     backend: str | None = Field(None, description="Runtime that it is served by.")
+    timing: TimingCard | None = Field(None, description="While it is served.")
     input: InputRule | None = None
     labels: tuple[str, ...] = ()
     stages: list[StageCard] = []
@@ -63,20 +76,20 @@ class ModelCards(BaseModel):
     models: list[ModelCard]
 
 
-def router(catalog: Catalog, view: EngineView) -> APIRouter:
+def router(catalog: Catalog, view: EngineView, lag: Lag) -> APIRouter:
     """The two routes."""
     routes = APIRouter(tags=["models"])
 
     @routes.get("/models")
     async def list_models() -> ModelCards:
         """Every version there is, the damaged ones with the reason."""
-        return ModelCards(models=_cards(catalog, view, catalog.models) + _damaged(catalog, None))
+        return ModelCards(models=_cards(catalog, view, lag, catalog.models) + _damaged(catalog, None))
 
     @routes.get("/models/{name}")
     async def describe_model(name: str) -> ModelCards:
         """Every version of one model, or the one that `name@version` names."""
         name, _, version = name.partition("@")
-        cards = _cards(catalog, view, catalog.versions(name)) + _damaged(catalog, name)
+        cards = _cards(catalog, view, lag, catalog.versions(name)) + _damaged(catalog, name)
         cards = [card for card in cards if version in ("", card.version)]
         if not cards:
             raise UnknownModel(f"There is no model {name!r} here; GET /models lists them.")
@@ -85,12 +98,29 @@ def router(catalog: Catalog, view: EngineView) -> APIRouter:
     return routes
 
 
-def _cards(catalog: Catalog, view: EngineView, models: list[ModelView]) -> list[ModelCard]:
+def _cards(catalog: Catalog, view: EngineView, lag: Lag, models: list[ModelView]) -> list[ModelCard]:
     default = catalog.default()
-    return [_card(model, view.models.get(model.key), is_default=model is default) for model in models]
+    return [
+        _card(model, view.models.get(model.key), _timing(model, view, lag), is_default=model is default)
+        for model in models
+    ]
 
 
-def _card(model: ModelView, served: ServedModel | None, *, is_default: bool) -> ModelCard:
+def _timing(model: ModelView, view: EngineView, lag: Lag) -> TimingCard | None:
+    served = view.models.get(model.key)
+    if served is None:
+        return None
+    return TimingCard(
+        first_answer_ms=view.first_answer_ns(model.key) / 1e6,
+        slowdown=served.factor,
+        launch_tail_ms=served.tail_ns / 1e6,
+        answering_ms=lag.guard_ns / 1e6,
+    )
+
+
+def _card(
+    model: ModelView, served: ServedModel | None, timing: TimingCard | None, *, is_default: bool
+) -> ModelCard:
     manifest = model.manifest
     return ModelCard(
         name=model.name,
@@ -99,6 +129,7 @@ def _card(model: ModelView, served: ServedModel | None, *, is_default: bool) -> 
         default=is_default,
         description=manifest.description,
         backend=None if served is None else served.backend,
+        timing=timing,
         input=manifest.input,
         labels=manifest.labels,
         stages=[_stage(model, stage, served) for stage in manifest.stages],

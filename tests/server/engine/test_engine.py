@@ -213,3 +213,17 @@ def test_a_job_that_asks_is_told_every_decision_with_the_refinements_that_came_o
         assert last.considered[last.chosen].stage == ("column1", "column2", "full")[refinement.stage]
         assert last.why
     assert all(refinement.decisions is None for refinement in here.front_end.refinements[2])
+
+
+def test_what_is_believed_of_latencies_is_in_the_metrics_and_the_description(bench) -> None:
+    here = bench()
+    here.front_end.send(job(1))
+    here.turn_until(lambda: 1 in here.front_end.ends and "tiny@1" in here.front_end.models)
+    for stage in ("column1", "column2", "full"):
+        assert here.sample("anytime_promised_seconds", model="tiny@1", stage=stage, batch="32") > 0
+    assert here.sample("anytime_latency_factor", model="tiny@1") > 0
+    assert here.sample("anytime_latency_tail_seconds", model="tiny@1") >= 0
+    assert here.sample("anytime_first_answer_seconds", model="tiny@1") > 0
+    served = here.front_end.models["tiny@1"]
+    assert served.factor > 0
+    assert served.tail_ns >= 0
