@@ -24,7 +24,7 @@ PIP := $(BIN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check train export bench bench-serve bench-replay bench-overload bench-accuracy bench-schedule bench-train docker lock clean
+.PHONY: help serve test check train export bench bench-serve bench-replay bench-overload bench-accuracy bench-schedule bench-engines bench-train docker lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -63,6 +63,9 @@ bench-replay: $(VENV)/.bench ## the same arrivals into a real engine process, wi
 bench-accuracy: $(VENV)/.bench ## every test image once over HTTP, without hurry
 	$(BIN)python -m loadtest accuracy $(ARGS)
 
+bench-engines: $(VENV)/.engines ## every installed runtime beside torch, per stage and batch (ARGS=--quick: a first look)
+	$(BIN)python -m loadtest engines --out docs/results $(ARGS)
+
 bench-schedule: $(VENV)/.bench ## the scheduler, baselines and bounds in the simulator (ARGS=--quick: a minute)
 	$(BIN)python -m loadtest schedule --out docs/results/scheduling.md $(ARGS)
 
@@ -100,8 +103,9 @@ $(VENV)/.serve: constraints/serve.txt | $(BIN)python
 
 $(VENV)/.train: GROUPS := train
 $(VENV)/.bench: GROUPS := serve,loadtest
+$(VENV)/.engines: GROUPS := serve,train,loadtest
 $(VENV)/.test: GROUPS := serve,train,loadtest,dev
-$(VENV)/.train $(VENV)/.bench $(VENV)/.test: constraints/all.txt pyproject.toml | $(BIN)python
+$(VENV)/.train $(VENV)/.bench $(VENV)/.engines $(VENV)/.test: constraints/all.txt pyproject.toml | $(BIN)python
 	@echo 'Installing into $(VENV): $(GROUPS) (some minutes where torch is among it, once)'
 	$(PIP) --constraint constraints/all.txt --editable '.[$(GROUPS)]'
 	@touch $@

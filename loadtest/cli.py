@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run | serve | overload | accuracy | replay | record | schedule`.
+"""The command line: `python -m loadtest run | serve | overload | accuracy | replay | engines | record | schedule`.
 
 Builds what a bench needs, takes the lock, and writes what comes out; measures nothing itself.
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from loadtest import accuracy, bench_overload, bench_run, bench_serve, replay_command
+from loadtest import accuracy, bench_overload, bench_run, bench_serve, engines_command, replay_command
 from loadtest.answers import NotAnAnswer
 from loadtest.busy import Busy, alone
 from loadtest.images import LabelledImages, read_images
@@ -31,6 +31,7 @@ _NOT_A_MEASUREMENT = (
 )
 _KNOWN_FAILURES = (
     Busy,
+    engines_command.EnginesFailed,
     bench_overload.NoCapacity,
     SenderLate,
     simulator.SimulatorFailed,
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (serve, overload, check):
         _add_common(each)
         _add_server(each)
+    engines_command.add_command(commands)
     simulator.add_commands(commands)
     return parser
 
@@ -169,6 +171,7 @@ _TITLES = {
     "overload": "50 ms deadlines under overload, over HTTP",
     "accuracy": "Accuracy over HTTP",
     "replay": "Replay into an engine process, without HTTP",
+    "engines": "Engines, stage by stage, in process",
     "record": "Recording",
     "schedule": "Scheduling, simulated",
 }
@@ -216,6 +219,10 @@ def _overload(options: argparse.Namespace, folder: Path) -> Outcome:
     return text, figures.to_json(), not figures.void
 
 
+def _engines(options: argparse.Namespace, _folder: Path) -> Outcome:
+    return engines_command.run(options, _cpu_list(options.cpus))
+
+
 def _accuracy(options: argparse.Namespace, folder: Path) -> Outcome:
     rig = _rig(options, folder)
     with rig.server() if options.url is None else nullcontext(Server.at(options.url)) as server:
@@ -244,6 +251,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Path], Outcome]] = {
     "overload": _overload,
     "accuracy": _accuracy,
     "replay": _replay,
+    "engines": _engines,
     "record": simulator.run_record,
     "schedule": simulator.run_schedule,
 }
@@ -278,6 +286,16 @@ def _publish(
         options.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
 
 
+def _where(options: argparse.Namespace) -> str:
+    """The cores and images of a load; the others tell their own."""
+    if options.command in {"engines", "record", "schedule"}:
+        return ""
+    return (
+        f"Sender on cpu {options.sender_cpu}, servers on cpu {options.server_cpus}; images of the split "
+        f"{options.split}, {'encoded anew as PNG' if options.png else 'sent as they are stored'}."
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; 0 where its figures may be used, 1 where they are void, 2 where it could not be run."""
     options = _parser().parse_args(arguments)
@@ -292,10 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     marks = [_NOT_A_MEASUREMENT, ""] if options.function_only else []
-    cores = "" if options.command in {"record", "schedule"} else (
-        f"Sender on cpu {options.sender_cpu}, servers on cpu {options.server_cpus}; images of the split "
-        f"{options.split}, {'encoded anew as PNG' if options.png else 'sent as they are stored'}."
+    report = "\n".join(
+        [f"# {_TITLES[options.command]}", "", *marks, machine_line(machine), _where(options), "", text]
     )
-    report = "\n".join([f"# {_TITLES[options.command]}", "", *marks, machine_line(machine), cores, "", text])
     _publish(options, report, figures, machine)
     return 0 if usable else 1
