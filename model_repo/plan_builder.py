@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -106,6 +107,8 @@ def rebuild(
     """A new plan of that key, kept. `reason` says what is wrong with the old one. Raises BuildFailed."""
     if not library.builds:
         raise BuildFailed(f"{library.name} only runs plans, and of {plans.path(key)} {reason}")
+    logger.info("building a plan", extra={"file": str(plans.path(key)), "reason": reason})
+    started = time.monotonic()
     timing = plans.read_timing(key)
     with ThreadPoolExecutor(1, "plan") as thread:  # the caller stays free to tell that it lives
         progress = ["starting"]
@@ -121,6 +124,8 @@ def rebuild(
     plans.write(key, plan)
     if timing:
         plans.write_timing(key, timing)
+    seconds = round(time.monotonic() - started, 1)
+    logger.info("plan built", extra={"file": str(plans.path(key)), "took_s": seconds, "bytes": len(plan)})
     return plan
 
 

@@ -8,6 +8,7 @@ which may crash on it, sees a byte.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -109,7 +110,8 @@ class PlanFolder:
                 os.fsync(file.fileno())
             half.replace(path)
         except OSError as error:
-            half.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                half.unlink()
             logger.warning("plan cannot be kept", extra={"file": str(path), "reason": str(error)})
 
 

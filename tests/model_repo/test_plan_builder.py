@@ -76,11 +76,18 @@ def test_a_damaged_plan_is_named_in_the_log_and_built_again(
 
 @needs_rtx
 def test_a_build_says_how_far_it_is(
-    rtx: Library, shipped: PublishedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rtx: Library,
+    shipped: PublishedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("model_repo.plan_builder.TELL_S", 0.001)
     stage, said = shipped.manifest.stages[0], []
-    obtain(rtx, PlanFolder(tmp_path), rtx.key("ab", "no GPU", 4), lambda: shipped.read(stage), said.append)
+    key = rtx.key("ab", "no GPU", 4)
+    with caplog.at_level(logging.INFO):
+        obtain(rtx, PlanFolder(tmp_path), key, lambda: shipped.read(stage), said.append)
+    assert [record.message for record in caplog.records] == ["building a plan", "plan built"]
     assert said
     assert all(line.startswith("building a plan: ") for line in said)
 
