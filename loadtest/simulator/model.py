@@ -39,7 +39,7 @@ class SimulatedModel:
     @property
     def images(self) -> int:
         """How many images there are answers of."""
-        return self.right.shape[1]
+        return int(self.right.shape[1])
 
     def believed_accuracy(self, stage: int) -> float:
         """Of one rung alone, on calibration data."""

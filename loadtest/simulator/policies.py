@@ -14,9 +14,14 @@ from loadtest.simulator.ours import Ours
 from loadtest.simulator.scheduler import Scheduler
 
 Maker = Callable[[SimulatedModel, Durations], Scheduler]
+StageMaker = Callable[[SimulatedModel, Durations, int], Scheduler]
 
 OURS, BLIND = "anytime", "anytime-blind"
-PER_STAGE = {"fixed": Fixed, "clipper": Clipper, "clockwork": Clockwork}
+PER_STAGE: dict[str, Callable[[SimulatedModel, Durations, int], Scheduler]] = {
+    "fixed": Fixed,
+    "clipper": Clipper,
+    "clockwork": Clockwork,
+}
 WHOLE_LADDER: dict[str, Maker] = {
     OURS: Ours,
     BLIND: Ours.blind,

@@ -200,7 +200,7 @@ def _timed_cells(
         runners[stage].run(chosen)
         return begin, time.monotonic_ns(), clock_ns() - before
 
-    rounds = _rounds({cell: _first_ns(lambda c=cell: launch(c)) for cell in timed}, wanted)  # type: ignore[misc]
+    rounds = rounds_of({cell: _first_ns(lambda c=cell: launch(c)) for cell in timed}, wanted)  # type: ignore[misc]
     with metering([wanted.cpu], 10 * wanted.seconds + 60) as meters:
         for number in range(max(rounds.values())):
             for cell, times in timed.items():
@@ -220,7 +220,7 @@ def _first_ns(launch: Callable[[], tuple[int, int, int]]) -> int:
     return min(took for _, _, took in spans[1:])
 
 
-def _rounds(cost_ns: dict[Cell, int], wanted: Wanted) -> dict[Cell, int]:
+def rounds_of(cost_ns: dict[Cell, int], wanted: Wanted) -> dict[Cell, int]:
     """Launches per cell: as many as wanted, fewer where one would take more than its share of the time."""
     share_ns = wanted.seconds * 1e9 / len(cost_ns)
     return {cell: max(min(wanted.samples, int(share_ns / ns)), LEAST_SAMPLES) for cell, ns in cost_ns.items()}

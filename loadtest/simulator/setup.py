@@ -3,6 +3,7 @@
 The one place that reads recordings, models and traces for the bench.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,7 @@ def capacity(simulated: SimulatedModel, device: Durations, stage: int, requests:
     )  # a short probe would not see it exceeded
     low = high / 8
     for _ in range(_PROBES):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         if _in_time(simulated, device, stage, middle, requests) >= _ENOUGH_IN_TIME:
             low = middle
         else:

@@ -13,6 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,11 @@ def simulate(
     Raises BrokenSchedule.
     """
     return _World(scheduler, model, device, offered, seed, costs).play()
+
+
+def _places(launch: Launch) -> tuple[int, ...]:
+    """Its keys, which here are places in what is offered."""
+    return cast("tuple[int, ...]", launch.keys)
 
 
 class _World:
@@ -186,16 +192,16 @@ class _World:
         launch = self._launch
         assert launch is not None
         self._launch, self._lands_ns = None, NEVER
-        bit, keys, images = 1 << launch.stage, launch.keys, self._images
+        bit, keys, images = 1 << launch.stage, _places(launch), self._images
         arrives = self._now + self._costs.outbound_ns
         confidences = []
         for key in keys:
-            mask = self._mask[key] = self._mask[key] | bit  # type: ignore[index]
-            confidences.append(self._model.confidences_of(mask)[images[key]])  # type: ignore[index]
-            if self._first[key] == NEVER:  # type: ignore[index]
-                self._first[key] = arrives  # type: ignore[index]
-            if arrives <= self._deadlines[key] and not self._ended[key]:  # type: ignore[index]
-                self._in_time[key] = mask  # type: ignore[index]
+            mask = self._mask[key] = self._mask[key] | bit
+            confidences.append(self._model.confidences_of(mask)[images[key]])
+            if self._first[key] == NEVER:
+                self._first[key] = arrives
+            if arrives <= self._deadlines[key] and not self._ended[key]:
+                self._in_time[key] = mask
         orders = self._tell(LaunchDone(launch, tuple(confidences), self._duration))
         self._follow(orders, may_launch=False)
 
@@ -230,15 +236,15 @@ class _World:
         self._open -= 1
 
     def _start(self, launch: Launch) -> None:
-        bit, keys = 1 << launch.stage, launch.keys
+        bit, keys = 1 << launch.stage, _places(launch)
         if not 0 < len(keys) <= self._device.max_batch or launch.stage >= self._device.stages:
             raise BrokenSchedule(f"a launch of {len(keys)} jobs in rung {launch.stage}")
         duration = self._draw(launch.stage, len(keys))
         share = duration // len(keys)
         for key in keys:
-            if self._ended[key] or self._mask[key] & bit:  # type: ignore[index, operator]
+            if self._ended[key] or self._mask[key] & bit:
                 raise BrokenSchedule(f"job {key} has ended or had rung {launch.stage} before")
-            self._device_ns[key] += share  # type: ignore[index]
+            self._device_ns[key] += share
         self._launch = launch
         self._duration = duration
         self._lands_ns = self._now + duration + self._device.overhead_ns

@@ -35,7 +35,7 @@ class Clockwork(Baseline):
 
     def admit(self, job: Job, now_ns: int) -> bool:
         """Whether it would be in time behind everybody whose deadline is earlier."""
-        before = bisect_right(self.waiting, (job.deadline_ns, job.key))  # type: ignore[arg-type]
+        before = bisect_right(self.waiting, (job.deadline_ns, job.key))
         largest = max(self._predicted)
         batches, rest = divmod(before, largest)
         queue_ns = batches * self._predicted[largest] + self._ns(rest + 1)
