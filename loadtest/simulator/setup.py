@@ -88,9 +88,8 @@ def capacity(simulated: SimulatedModel, device: Durations, stage: int, requests:
     """The highest Poisson rate, in requests/s, at which that rung alone has 99 % in time at 50 ms; by bisection."""
     batches = range(1, device.max_batch + 1)
     mean_ns = device.mean_ns()[stage]
-    high = 1e9 / min(
-        mean_ns[batch - 1] / batch for batch in batches
-    )  # a short probe would not see it exceeded
+    # Not above what its best batch carries: a short probe would not see that exceeded.
+    high = 1e9 / min(float(mean_ns[batch - 1]) / batch for batch in batches)
     low = high / 8
     for _ in range(_PROBES):
         middle = math.sqrt(low * high)
