@@ -124,7 +124,7 @@ def run_schedule(options: argparse.Namespace, _folder: Path) -> Outcome:
     findings = Findings(results)
     reached = goals(findings, plan)
     pictures = _pictures(options, findings, plan, setup.model.stages)
-    command = f"{_command(options)}`, {time.strftime('%Y-%m-%d')}, `--charge {options.charge}"
+    command = _command(options)
     text = report.render(command, setup, size, plan, findings, reached, pictures, charge)
     return text, report.to_json(setup, size, findings, reached), True
 
@@ -196,4 +196,5 @@ def _command(options: argparse.Namespace) -> str:
         parts += [f"--{name}", *(shlex.quote(str(value)) for value in values)] if values else []
     parts += ["--requests", str(options.requests)] if options.requests else []
     parts += ["--trace", options.trace.name] if options.trace else []
+    parts += ["--charge", options.charge] if options.charge != "measured" else []
     return " ".join([*parts, "--processes", str(options.processes)])

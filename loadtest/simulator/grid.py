@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from loadtest.simulator import policies
-from loadtest.simulator.conditions import ABSOLUTE, LONG, MIXED, SHALLOWEST, SHORT, Condition
+from loadtest.simulator.conditions import ABSOLUTE, DEEPEST, LONG, MIXED, SHALLOWEST, SHORT, Condition
 from loadtest.simulator.runs import BOUNDS, Task
 from loadtest.simulator.setup import CPU, CPU_RAW, GPU
 
@@ -87,7 +87,7 @@ def tasks_of(plan: Sequence[Section], size: Size) -> list[Task]:
 
 def _exact(section: Section, condition: Condition, size: Size) -> bool:
     """U1 takes a millisecond a request: where it is needed, and arrivals are few enough."""
-    needed = section.name in {MAIN, GOAL} and condition.requests <= FULL.requests
+    needed = section.name in {MAIN, GOAL} and condition.of == DEEPEST and condition.requests <= FULL.requests
     return needed and not (size.quick and condition.device == GPU)
 
 

@@ -1,6 +1,7 @@
 """The report as Markdown. Knows how findings are written, not how they come about."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def render(
 ) -> str:
     """Everything, goals first."""
     parts = [
-        f"Made by `{command}`; generated, do not edit.",
+        f"Made by `{command}` on {time.strftime('%Y-%m-%d')}; generated, do not edit.",
         _basis(setup, size, charge),
         _capacities(setup),
         "## Goals",
