@@ -76,12 +76,21 @@ class FaultyService:
         status, body = self._request("POST", f"/classify?deadline_ms={deadline_ms}{query}", PNG)
         return status, json.loads(body)
 
+    def stream(self, deadline_ms: float = 5000) -> str:
+        """The events of a request that asks for every stage in order."""
+        return self._request("POST", f"/classify/stream?deadline_ms={deadline_ms}", PNG)[1].decode()
+
     def stage_states(self, model: str = "tiny") -> dict[str, str]:
         (card,) = self.get(f"/models/{model}")[1]["models"]
         return {stage["name"]: stage["state"] for stage in card["stages"]}
 
     def engine_pid(self) -> int:
         return self.get("/readyz")[1]["processes"]["engine"]
+
+    def wait_for_another_engine(self, before: int) -> None:
+        """Until the front end has an engine that is not that process."""
+        self.wait_for(lambda: self.said("the engine is ready")[-1]["engine_pid"] != before)
+        self.wait_for(self.is_ready)
 
     def close(self) -> None:
         self.process.terminate()
@@ -109,12 +118,12 @@ def pipelined(port: int, deadlines_ms: Iterable[float], model: str = "tiny") -> 
     head = "POST /classify?model={}&deadline_ms={} HTTP/1.1\r\n" + fields
     requests = [head.format(model, deadline).encode() + PNG for deadline in deadlines_ms]
     replies: list[Reply] = []
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        with connection.makefile("rb") as answers:
-            while len(replies) < len(requests):
-                few = requests[len(replies) : len(replies) + 8]
-                connection.sendall(b"".join(few))
-                replies += [_read_reply(answers) for _ in few]
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    with connection, connection.makefile("rb") as answers:
+        while len(replies) < len(requests):
+            few = requests[len(replies) : len(replies) + 8]
+            connection.sendall(b"".join(few))
+            replies += [_read_reply(answers) for _ in few]
     return replies
 
 

@@ -34,5 +34,7 @@ def test_no_module_of_the_server_asks_for_the_time_of_day(file: Path) -> None:
 
 
 def test_the_test_sees_what_it_looks_for(tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("import time\nfrom time import time_ns\nx = time.time()\ny = time.monotonic()\n")
+    (tmp_path / "bad.py").write_text(
+        "import time\nfrom time import time_ns\nx = time.time()\ny = time.monotonic()\n"
+    )
     assert uses_of_the_wall_clock(tmp_path / "bad.py") == {("bad.py", "time"), ("bad.py", "time_ns")}
