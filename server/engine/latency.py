@@ -94,17 +94,24 @@ class LatencyTable:
         self._ratios = _Recent()
         self._ratios_of = {stage: _Recent() for stage in self._base}
         self._factors = dict.fromkeys(self._base, FIRST_FACTOR)
+        # Kept until the factors change: asked dozens of times a decision.
+        self._work: dict[tuple[int, int], int] = {}
         self._left_over = _Recent()
         self._last_excesses: deque[float] = deque(maxlen=3)
         self._raised_ns = 0.0
 
     def ns(self, stage: int, batch: int) -> int:
         """High estimate of one launch of `batch` images: it may be promised."""
-        return int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns + self.tail_ns
+        found = self._work.get((stage, batch))
+        return (self.work_ns(stage, batch) if found is None else found) + self.tail_ns
 
     def work_ns(self, stage: int, batch: int) -> int:
         """Device time of such a launch, for sums: the tail comes on top of the sum, once."""
-        return int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns
+        found = self._work.get((stage, batch))
+        if found is None:
+            found = int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns
+            self._work[stage, batch] = found
+        return found
 
     def profiled_ns(self, stage: int, batch: int) -> int:
         """As it was on an undisturbed device."""
@@ -172,7 +179,10 @@ class LatencyTable:
         for stage in self._factors:
             recent = self._recent(stage)
             factor = recent.quantile(FACTOR_QUANTILE) if recent else FIRST_FACTOR
-            self._factors[stage] = max(factor, surge * self._usual(stage), 0.5)
+            factor = max(factor, surge * self._usual(stage), 0.5)
+            if factor != self._factors[stage]:
+                self._factors[stage] = factor
+                self._work.clear()
         tail = (
             self._left_over.quantile(TAIL_QUANTILE) if len(self._left_over) >= WARM else self._first_tail_ns
         )

@@ -39,7 +39,7 @@ from server.engine.events import (
     Tick,
     WaitUntil,
 )
-from server.engine.ladder import Ladder
+from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
 from server.engine.room import first_answer_ns, free_ns, secure_start
@@ -148,11 +148,14 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
     gains = queue.gains_of(waiting)
     if not gains:
         return _reason_to_stop(queue, waiting)
-    room_ns = job.deadline_ns - state.config.guard_ns - now_ns
-    if all(queue.latency.ns(stage, 1) > room_ns for stage, _ in gains):
+    if not _fits_any(queue, gains, job.deadline_ns - state.config.guard_ns - now_ns):
         return "deadline"
     queue.add_answered(waiting, gains)
     return ""
+
+
+def _fits_any(queue: ModelQueue, gains: Gains, room_ns: int) -> bool:
+    return min(queue.latency.work_ns(stage, 1) for stage, _ in gains) + queue.latency.tail_ns <= room_ns
 
 
 def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:

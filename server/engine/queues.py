@@ -145,15 +145,14 @@ class ModelQueue:
 
     def take_hopeless(self, free_ns: int, guard_ns: int) -> tuple[list[Waiting], list[Waiting]]:
         """(Unanswered, answered) jobs that no rung can reach any more if the device is free at `free_ns`, taken out."""
-        latency = self.latency
         late: list[Waiting] = []
-        if self.unanswered:
-            late = self.take_unanswered(bisect_left(self.unanswered, (free_ns + guard_ns + self.first_ns,)))
+        if self.unanswered and self.unanswered[0][0] < (limit := free_ns + guard_ns + self.first_ns):
+            late = self.take_unanswered(bisect_left(self.unanswered, (limit,)))
+        limits = {stage: free_ns + guard_ns + self.latency.ns(stage, 1) for stage in self.ladder.usable}
+        past = [group for group in self.groups.values() if group.entries[0][0] < limits[group.shortest]]
         spent: list[Waiting] = []
-        for group in list(self.groups.values()):
-            cut = bisect_left(group.entries, (free_ns + guard_ns + latency.ns(group.shortest, 1),))
-            if cut:
-                spent += self.take_answered(group, 0, cut)
+        for group in past:
+            spent += self.take_answered(group, 0, bisect_left(group.entries, (limits[group.shortest],)))
         return late, spent
 
     def planned_ns(self) -> Floats:
