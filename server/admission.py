@@ -136,7 +136,7 @@ class Door:
         elif model.key not in self._view.models:
             raise NotReady(f"Model {model.key} is not being served.", retry_after_ms=10_000)
         elif (served := self._view.models[model.key]).failed and not served.stages:
-            raise StagesFailed()
+            raise StagesFailed
         first_ns = self._view.first_answer_ns(model.key)
         feasible_ms = (now - received_ns + first_ns + self._lag.guard_ns) / 1e6
         if now + first_ns >= due_ns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.admission import Door
-from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, OverShare
+from server.errors import Draining, EngineLost, Infeasible, NotReady, Overloaded, OverShare, StagesFailed
 from server.fairness import Shares
 from server.messages import Heartbeat, ServedModel, StageLatency
 from tests.server.parts import MS, SECOND, Parts
@@ -162,3 +162,10 @@ def test_a_budget_that_is_too_small_for_an_idle_service_wrongs_nobody() -> None:
         parts.door.admit(parts.model, parts.clock.now, parts.clock.now + SECOND, "patient").release()
         with pytest.raises(Infeasible):
             parts.door.admit(parts.model, parts.clock.now, parts.clock.now + MS // 2, "hasty")
+
+
+def test_a_model_whose_stages_have_all_failed_is_a_500_and_no_question_of_time(parts: Parts) -> None:
+    broken = ServedModel("tiny@1", "fake", {}, ["column1", "column2", "full"])
+    parts.view.heartbeat(Heartbeat("ready", models=[broken]), 0)
+    with pytest.raises(StagesFailed):
+        parts.door.admit(parts.model, 0, SECOND)
