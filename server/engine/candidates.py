@@ -159,6 +159,7 @@ def _planned(queue: ModelQueue, place: int, now_ns: int, state: State) -> dict[i
     plans = queue.plans
     place = max(place, plans.floor)
     price = GRID[place]
+    rungs = plans.rungs_at(place)
     end_ns = now_ns + state.config.guard_ns
     found: dict[int, Slices] = {}
     for group in queue.groups.values():
@@ -166,7 +167,7 @@ def _planned(queue: ModelQueue, place: int, now_ns: int, state: State) -> dict[i
             stage, gain = group.gains[0]
             found.setdefault(stage, []).append((gain, group, NEVER))
             continue
-        wanted = int(plans.rung[group.place, place])
+        wanted = rungs[group.place]
         if wanted < 0:
             continue
         too_late_ns = end_ns + queue.latency.ns(wanted, 1)
@@ -200,6 +201,7 @@ def _deepen_candidates(
     for stage, groups in slices.items():
         groups.sort(key=_by_gain)
         total = sum(len(group.entries) for _, group, _ in groups)
+        best = 0.0
         for count in _batches(queue, total):
             ns = queue.latency.ns(stage, count)
             # A single image may block as long as the cap says; a batch, which has an alternative, half as
@@ -210,6 +212,10 @@ def _deepen_candidates(
             if found:
                 work_ns, promised_ns = queue.latency.work_ns(stage, found), queue.latency.ns(stage, found)
                 candidates.append(Candidate(gain, work_ns, promised_ns, name, stage, members, found))
+                best = max(best, gain / work_ns)
+                # The neediest are in already: once a larger batch is worth less a nanosecond, all larger ones are.
+                if gain / work_ns < best * state.config.nearly_as_good:
+                    break
             if found < count:
                 break
     return candidates
@@ -227,8 +233,9 @@ def _neediest(
     members: list[tuple[Group, int, int]] = []
     missing = count
     for each, group, before_ns in groups:
-        start = bisect_left(group.entries, (end_ns,))
-        stop = len(group.entries) if before_ns == NEVER else bisect_left(group.entries, (before_ns,))
+        entries = group.entries
+        start = 0 if entries[0][0] >= end_ns else bisect_left(entries, (end_ns,))
+        stop = len(entries) if before_ns == NEVER else bisect_left(entries, (before_ns,))
         taken = min(stop - start, missing)
         if taken > 0:
             members.append((group, start, start + taken))

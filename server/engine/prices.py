@@ -56,6 +56,7 @@ class Plans:
         self._latency = latency
         self._bins = ladder.bins
         self._masks = 1 << len(ladder.names)
+        self._rungs: dict[int, list[int]] = {}
         self._seen: dict[tuple[int, int], Floats] = {}
         self._first_seen: dict[int, Floats] = {}
         self._observed = 0.0
@@ -66,6 +67,13 @@ class Plans:
     def state(self, mask: int, bin_: int) -> int:
         """The row of `cost` and `rung` for an image that has had `mask` and stands in that bin."""
         return mask * self._bins + bin_
+
+    def rungs_at(self, place: int) -> list[int]:
+        """By state, the rung that an image should have next at a price of GRID, or NO_RUNG."""
+        found = self._rungs.get(place)
+        if found is None:
+            found = self._rungs[place] = self.rung[:, place].tolist()
+        return found
 
     def saw(self, mask: int, bin_: int, stage: int, new_bin: int) -> None:
         """Count that `stage` has taken an image from (mask, bin_) to `new_bin`; mask 0 is an image without answer."""
@@ -102,6 +110,7 @@ class Plans:
         self._solve()
 
     def _solve(self) -> None:
+        self._rungs.clear()
         costs = {stage: self._cost_of(stage) for stage in self._ladder.usable}
         states, prices = self._masks * self._bins, len(GRID)
         self.cost = np.zeros((states, prices))

@@ -48,7 +48,9 @@ class TimingCard(BaseModel):
         description="From a job's arrival at the engine to its first rung: queueing, launch and transport."
     )
     slowdown: float = Field(description="How much longer than their profile launches take.")
-    launch_tail_ms: float = Field(description="Added to the estimate of each launch for stalls of the machine.")
+    launch_tail_ms: float = Field(
+        description="Added to the estimate of each launch for stalls of the machine."
+    )
     answering_ms: float = Field(description="Kept back before the deadline for writing the answer.")
 
 

@@ -14,7 +14,9 @@ def test_the_context_survives_the_environment(monkeypatch: pytest.MonkeyPatch) -
     # A variable of the environment must not overrule what the supervisor decided.
     monkeypatch.setenv("ANYTIME_PORT", "1")
     settings = Settings(port=9000, workers=3, models_dir=Path("m"))
-    context = ChildContext(settings, Path("/run/x"), 42, Path("/run/x/p.json"), 7, "hung", ("m@1 full", "m@1 full"))
+    context = ChildContext(
+        settings, Path("/run/x"), 42, Path("/run/x/p.json"), 7, "hung", ("m@1 full", "m@1 full")
+    )
     assert ChildContext.decode(context.encode()) == context
     assert context.engine_endpoint == "ipc:///run/x/engine.sock"
 
