@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
 NO_RUNG = -1
 UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a step
+SOLVE_EVERY = 10_000.0  # images; a third of a millisecond each time
 KNOWN = 64.0
 FORGET_AT = 20_000.0  # images per table, then all counts are halved: traffic changes
 LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
@@ -101,12 +102,12 @@ class Plans:
         if not (force or changed or self._observed >= self._solve_at):
             return
         self._basis = basis
-        self._solve_at = min(max(2 * self._observed, 64.0), self._observed + 2000.0)
+        self._solve_at = min(max(2 * self._observed, 64.0), self._observed + SOLVE_EVERY)
         if self._observed > FORGET_AT:
             for table in (*self._seen.values(), *self._first_seen.values()):
                 np.multiply(table, 0.5, out=table)
             self._observed *= 0.5
-            self._solve_at = self._observed + 2000.0
+            self._solve_at = self._observed + SOLVE_EVERY
         self._solve()
 
     def _solve(self) -> None:
