@@ -39,6 +39,8 @@ def binned(options: Options, arrivals_ns: ArrayLike, deadlines_ns: ArrayLike, bi
     if len(arrivals) == 0 or len(hull) == 0:
         return 0.0
     classes = _classes(arrivals, deadlines, bin_ns)
+    if len(classes.count) == 0:  # every deadline lies before its arrival
+        return 0.0
     return _solved(hull, classes, bin_ns) / len(arrivals)
 
 

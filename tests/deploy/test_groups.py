@@ -20,7 +20,7 @@ GROUPS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 # FastAPI stands on these and re-exports most of them; they are always there with it.
 WITH_FASTAPI = {"starlette", "anyio"}
 # Imported only where a GPU was asked for or has been found: the gpu group brings it.
-WITH_A_GPU = {"cuda-bindings", "cuda-pathfinder"}
+WITH_A_GPU = {"cuda-bindings", "cuda-pathfinder", "cuda"}  # the last is what it is imported as
 
 
 def canonical(name: str) -> str:

@@ -451,6 +451,7 @@ def test_the_openapi_document_describes_the_hot_routes(service: Service) -> None
             "model",
             "top_k",
             "min_confidence",
+            "debug",
         }
         assert {"200", "404", "408", "413", "415", "422", "503", "504"} <= set(operation["responses"])
     text = json.dumps(document)
