@@ -17,6 +17,8 @@ from .worlds import model
 
 ROOT = Path(__file__).resolve().parents[3]
 MODELS = ROOT / "model_repo" / "models"
+SHIPPED = Repository(MODELS).open("cifar10").manifest
+MODEL = f"cifar10@{SHIPPED.version}"
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -28,8 +30,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_missing_recording_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    text = said(capsys, "schedule", "--model", "cifar10@1", "--recordings", str(tmp_path))
-    assert "no recording cifar10-1.npz" in text
+    text = said(capsys, "schedule", "--model", MODEL, "--recordings", str(tmp_path))
+    assert f"no recording cifar10-{SHIPPED.version}.npz" in text
     assert "python -m loadtest record" in text
 
 
@@ -37,10 +39,10 @@ def test_a_recording_of_other_weights_is_told(capsys: pytest.CaptureFixture[str]
     known = model(10)
     samples = {(k, 1): np.array([100], np.int64) for k in range(3)}
     stalled = {cell: np.array([False]) for cell in samples}
-    header = {"model": "cifar10@1", "hash": "0", "stages": list(known.stages)}
+    header = {"model": MODEL, "hash": "0", "stages": list(known.stages)}
     recorded = Recording(header, known.confidence, known.right, samples, stalled)
-    recording.save(recorded, tmp_path / "cifar10-1.npz")
-    text = said(capsys, "schedule", "--model", "cifar10@1", "--recordings", str(tmp_path))
+    recording.save(recorded, tmp_path / f"cifar10-{SHIPPED.version}.npz")
+    text = said(capsys, "schedule", "--model", MODEL, "--recordings", str(tmp_path))
     assert "other weights or pools" in text
 
 
@@ -71,12 +73,12 @@ def test_an_unknown_policy_is_told_before_anything_is_simulated(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loadtest.simulator.setup.capacity", lambda *_: 1000.0)
-    text = said(capsys, "schedule", "--model", "cifar10@1", "--quick", "--policies", "edf")
+    text = said(capsys, "schedule", "--model", MODEL, "--quick", "--policies", "edf")
     assert "no policy is called 'edf'; there are anytime" in text
 
 
 def test_recorded_answers_are_pooled_as_the_manifest_says() -> None:
-    manifest = Repository(MODELS).open("cifar10", "1").manifest
+    manifest = SHIPPED
     random = np.random.default_rng(0)
     logits = [random.normal(size=(20, 10)).astype(np.float32) for _ in manifest.stages]
     truth = random.integers(0, 10, 20)

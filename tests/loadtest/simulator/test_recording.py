@@ -60,9 +60,9 @@ def test_a_damaged_recording_is_refused(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_recording_of_other_weights_is_refused(tmp_path: Path) -> None:
-    published = Repository(MODELS).open("cifar10", "1")
-    recording.save(toy("0123"), recording.path_of("cifar10", "1", tmp_path))
-    with pytest.raises(RecordingError, match="other weights or pools than cifar10@1"):
+    published = Repository(MODELS).open("cifar10")
+    recording.save(toy("0123"), recording.path_of("cifar10", published.manifest.version, tmp_path))
+    with pytest.raises(RecordingError, match=f"other weights or pools than {published.key}"):
         recording.load_for(published, tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_a_joined_fractal_runs_all_of_its_columns() -> None:
 
 
 def test_on_the_gpu_shaped_table_a_batch_is_nearly_free() -> None:
-    manifest = Repository(MODELS).open("cifar10", "1").manifest
+    manifest = Repository(MODELS).open("cifar10").manifest
     mean_ns = gpu_shaped(manifest, read_shape()).mean_ns()
     assert (mean_ns[:, 31] < 1.25 * mean_ns[:, 0]).all()
     assert (np.diff(mean_ns[:, 0]) > 0).all()
