@@ -55,14 +55,16 @@ class TorchCuda:
             net = read(model.read(stage)).requires_grad_(False)
         except NotAFractalNet as error:
             raise StageUnusable(f"torch-cuda runs stages of FractalNets only: {error}") from error
-        net.to(self._device)
-        net.net.to(self._dtype)
-        net.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing from torch's types
-        shape = (model.manifest.input.height, model.manifest.input.width, 3)
+        shape = (*model.image_size, 3)
         try:
+            net.to(self._device)
+            net.net.to(self._dtype)
+            net.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing from torch's types
             # The largest first: the smaller ones fit into the memory that its graph leaves.
             sizes = buckets_up_to(max_batch)[::-1]
-            return PaddedStage([self._batch(net, (size, *shape)) for size in sizes])
+            # A captured graph has the addresses of the weights and does not keep them: the stage must.
+            shared = [net]
+            return PaddedStage([self._batch(net, (size, *shape)) for size in sizes], shared.clear)
         except torch.OutOfMemoryError as error:
             raise StageUnusable(f"out of memory: {_first_line(error)}") from error
         except RuntimeError as error:

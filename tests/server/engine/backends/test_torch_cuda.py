@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from model_repo.export import run
 from model_repo.repository import PublishedModel, Repository
 from server.engine.backends.protocol import BackendUnusable, StageUnusable
 from server.engine.backends.torch_cuda import TorchCuda
+from server.engine.padded import FixedBatch
 from tests.models import publish_tiny_model
 
 MODELS = Path(__file__).resolve().parents[4] / "model_repo" / "models"
@@ -55,6 +58,36 @@ def test_a_graph_from_elsewhere_is_unusable_and_the_reason_says_what_is_wanted(t
     tiny = publish_tiny_model(tmp_path)
     with pytest.raises(StageUnusable, match=r"stages of FractalNets only: .*no layer bears"):
         TorchCuda("cpu").load_stage(tiny, 0, 4)
+
+
+def test_the_weights_live_as_long_as_the_stage_though_a_captured_graph_does_not_keep_them(
+    shipped: PublishedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets: list[weakref.ref[torch.nn.Module]] = []
+
+    def captured(_backend: TorchCuda, net: torch.nn.Module, shape: tuple[int, ...]) -> FixedBatch:
+        nets.append(weakref.ref(net))
+        logits = np.zeros((shape[0], 10), np.float32)
+        return FixedBatch(np.zeros(shape, np.uint8), logits, lambda: None, lambda: None)
+
+    monkeypatch.setattr(TorchCuda, "_batch", captured)
+    stage = TorchCuda("cpu").load_stage(shipped, 0, 2)
+    gc.collect()
+    assert all(net() is not None for net in nets)
+    stage.close()
+    gc.collect()
+    assert all(net() is None for net in nets)
+
+
+def test_weights_that_do_not_fit_into_the_device_make_the_stage_unusable(
+    shipped: PublishedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_to: object, **_how: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(StageUnusable, match="out of memory: CUDA out of memory"):
+        TorchCuda("cpu").load_stage(shipped, 0, 2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without an NVIDIA GPU")
