@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_repo.repository import ModelDamaged, PublishedModel, Repository
 from server.engine.backends.auto import Runtimes
-from server.engine.backends.protocol import StageRunner, StageUnusable
+from server.engine.backends.protocol import DeviceLost, StageRunner, StageUnusable
 from server.engine.ladder import Ladder
 from server.engine.latency import LatencyTable
 from server.engine.runners import RunnerMaker
@@ -113,6 +113,11 @@ class Loader:
             except (StageUnusable, ModelDamaged) as error:
                 logger.error("model not served", extra={"model": model.key, "reason": str(error)})
                 loaded.unserved.append(f"model {model.key}: {error}")
+            except DeviceLost:
+                raise
+            except Exception as error:  # else the engine would end, and start again, and end
+                logger.exception("model not served", extra={"model": model.key})
+                loaded.unserved.append(f"model {model.key}: {type(error).__name__}: {error}")
         if not good and not bad:
             loaded.unserved.append(f"no models in {models_dir}")
         loaded.notes += [f"{name} passed over: {why}" for name, why in self._maker.passed_over.items()]

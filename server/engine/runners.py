@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model_repo.repository import PublishedModel
+from model_repo.repository import ModelDamaged, PublishedModel
 from server.engine import profile
 from server.engine.backends.auto import Runtimes
-from server.engine.backends.protocol import DeviceLost, Pixels, StageRunner, StageUnusable
+from server.engine.backends.protocol import DeviceLost, Logits, Pixels, StageRunner, StageUnusable
 from server.engine.choosing import ChosenStage, choose, difference, in_words, probes, within_parity
 from server.engine.latency import buckets_up_to
 
@@ -172,13 +172,13 @@ class RunnerMaker:
         except StageUnusable:  # it is no judge of what it cannot run
             return
         images = probes(*model.image_size)[: self._max_batch]
-        found, expected = runners[name].run(images), judge.run(images)
-        judge.close()
-        if not within_parity(found, expected):
+        try:
+            _check_parity(_run(runners[name], images), _run(judge, images), trusted[0])
+        except StageUnusable:
             runners.pop(name).close()
-            raise StageUnusable(
-                f"a probability differs from {trusted[0]}'s by {difference(found, expected):.3f}"
-            )
+            raise
+        finally:
+            judge.close()
 
     def _load_on(self, model: PublishedModel, place: int, name: str) -> StageRunner:
         """A runner that has given sane logits for one image and for a full batch."""
@@ -189,21 +189,18 @@ class RunnerMaker:
         except Exception as error:  # whatever a broken installation raises, the others may do
             self._unopened[name] = f"{name} cannot be loaded: {_first_line(error)}"
             raise StageUnusable(self._unopened[name]) from error
-        runner = backend.load_stage(model, place, self._max_batch)
-        classes = len(model.manifest.labels)
-        for batch in {1, self._max_batch}:
-            try:
-                logits = runner.run(random_pixels(model, batch))
-            except DeviceLost:
-                raise
-            except Exception as error:  # whatever a runtime raises, the stage is unusable
-                runner.close()
-                raise StageUnusable(f"a batch of {batch} fails: {_first_line(error)}") from error
-            if logits.shape != (batch, classes) or not np.isfinite(logits).all():
-                runner.close()
-                raise StageUnusable(
-                    f"gives {logits.shape} for {batch} images and {classes} labels, or infinite logits"
-                )
+        try:
+            runner = backend.load_stage(model, place, self._max_batch)
+        except (StageUnusable, ModelDamaged, DeviceLost):
+            raise
+        except Exception as error:  # a part of the runtime that is missing, and the like
+            raise StageUnusable(f"{name} cannot load it: {_first_line(error)}") from error
+        try:
+            for batch in {1, self._max_batch}:
+                _check_logits(_run(runner, random_pixels(model, batch)), batch, len(model.manifest.labels))
+        except StageUnusable:
+            runner.close()
+            raise
         return runner
 
     def _leave_out_wrong(self, model: PublishedModel, place: int, runners: OnRuntimes) -> None:
@@ -214,10 +211,10 @@ class RunnerMaker:
         images = probes(*model.image_size)[: self._max_batch]
         reference = runners[first].run(images)
         for name in others:
-            logits = runners[name].run(images)
-            if not within_parity(logits, reference):
-                reason = f"a probability differs from {first}'s by {difference(logits, reference):.3f}"
-                self._log_left_out(model, model.manifest.stages[place].name, name, reason)
+            try:
+                _check_parity(_run(runners[name], images), reference, first)
+            except StageUnusable as error:
+                self._log_left_out(model, model.manifest.stages[place].name, name, str(error))
                 runners.pop(name).close()
 
     def _choose(
@@ -256,6 +253,30 @@ class RunnerMaker:
 def random_pixels(model: PublishedModel, batch: int) -> Pixels:
     """Noise that a model takes, always the same: uint8 [batch, height, width, 3]."""
     return np.random.default_rng(0).integers(0, 256, (batch, *model.image_size, 3), dtype=np.uint8)
+
+
+def _run(runner: StageRunner, images: Pixels) -> Logits:
+    """Raises StageUnusable, whatever the runtime raises; DeviceLost passes."""
+    try:
+        return runner.run(images)
+    except DeviceLost:
+        raise
+    except Exception as error:
+        raise StageUnusable(f"a batch of {len(images)} fails: {_first_line(error)}") from error
+
+
+def _check_logits(logits: Logits, batch: int, classes: int) -> None:
+    """Raises StageUnusable."""
+    if logits.shape != (batch, classes) or not np.isfinite(logits).all():
+        raise StageUnusable(
+            f"gives {logits.shape} for {batch} images and {classes} labels, or infinite logits"
+        )
+
+
+def _check_parity(logits: Logits, reference: Logits, trusted: str) -> None:
+    """Raises StageUnusable."""
+    if not within_parity(logits, reference):
+        raise StageUnusable(f"a probability differs from {trusted}'s by {difference(logits, reference):.3f}")
 
 
 def _chosen(stages: dict[int, OnRuntimes], measured: profile.Profile) -> dict[int, StageRunner]:

@@ -13,6 +13,7 @@ from model_repo.repository import PublishedModel
 from server.engine import backends
 from server.engine.backends.auto import Runtimes, installed
 from server.engine.backends.protocol import StageUnusable
+from server.engine.loading import Loader
 from server.engine.runners import RunnerMaker
 from tests.models import publish_tiny_model
 
@@ -126,6 +127,28 @@ def test_a_runtime_that_fails_at_a_full_batch_is_left_out(tmp_path, model):
     made = maker(tmp_path, runtimes_of(sound, breaking)).make(model, [0, 1], keep=True)
     assert made.runtimes == "sound"
     assert not made.failed
+
+
+def test_a_runtime_that_fails_in_a_way_of_its_own_while_it_loads_is_left_out_and_named(
+    tmp_path, model, caplog
+):
+    def lacks_a_part(*_stage: object) -> FakeStage:
+        raise ModuleNotFoundError("No module named 'onnx'")
+
+    lacking, sound = FakeRuntime("lacking", LARGE), FakeRuntime("sound", SLOW)
+    lacking.load_stage = lacks_a_part
+    assert maker(tmp_path, runtimes_of(lacking, sound)).make(model, [0, 1], keep=True).runtimes == "sound"
+    left_out = next(record for record in caplog.records if record.msg == "runtime left out")
+    assert left_out.reason == "lacking cannot load it: No module named 'onnx'"
+
+
+def test_a_model_that_breaks_while_it_is_timed_is_not_served_and_the_engine_goes_on(tmp_path, model):
+    breaking = FakeRuntime("breaking", LARGE, breaks_at=2)  # neither one image nor a full batch
+    loaded = Loader(runtimes_of(breaking), tmp_path / "state", MAX_BATCH, 0, lambda _: None).load_all(
+        tmp_path / "models"
+    )
+    assert not loaded.models
+    assert loaded.unserved == ["model tiny@1: RuntimeError: no memory\nsecond line"]
 
 
 def test_a_stage_that_no_runtime_can_run_says_why(tmp_path, model):
