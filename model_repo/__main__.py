@@ -46,7 +46,9 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build = commands.add_parser(
         "build", help="build the TensorRT plans that the server would build at its start"
     )
-    build.add_argument("--model", default="", help="name or name@version; default: every model")
+    build.add_argument(
+        "--model", default="", help="name (its newest version) or name@version; default: every model"
+    )
     build.add_argument(
         "--runtime", choices=list(MODULES), default="tensorrt", help="what is to run the plans"
     )

@@ -10,8 +10,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,14 +112,9 @@ def rebuild(
     with ThreadPoolExecutor(1, "plan") as thread:  # the caller stays free to tell that it lives
         progress = ["starting"]
         built = thread.submit(build, library, read_graph(), key.max_batch, timing, progress)
-        while True:
-            try:
-                plan, timing = built.result(TELL_S)
-                break
-            except NotYet:
-                if built.done():
-                    raise
-                say(f"building a plan: {progress[-1]}")
+        while wait([built], TELL_S).not_done:
+            say(f"building a plan: {progress[-1]}")
+        plan, timing = built.result()
     plans.write(key, plan)
     if timing:
         plans.write_timing(key, timing)
@@ -149,7 +143,10 @@ def build(
     """
     trt = library.trt
     library.log.errors.clear()
-    builder = trt.Builder(library.log)
+    try:
+        builder = trt.Builder(library.log)
+    except TypeError as error:  # how its bindings say that the driver does not fit
+        raise BuildFailed(f"no builder: {_one_line([*library.log.errors, str(error)])}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, library.log)
     if not parser.parse(_typed(graph)):

@@ -145,3 +145,27 @@ def test_the_command_says_why_it_cannot_build(
 ) -> None:
     assert main(["build", "--model", "cifar10", "--runtime", runtime, "--state-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("no plan: ")
+
+
+def test_the_command_names_a_damaged_model_and_the_stage_that_cannot_be_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_tiny_model(tmp_path / "models", name="sound", stages=2)
+    torn = publish_tiny_model(tmp_path / "models", name="torn", stages=2)
+    (torn.path / "full.onnx").write_bytes(b"")
+    nothing = Library("tensorrt-rtx", SimpleNamespace(__version__="1"), None)  # it does not build
+    monkeypatch.setattr("model_repo.build_ahead.library", lambda _name: nothing)
+    arguments = ["--models-dir", str(tmp_path / "models"), "build", "--runtime", "tensorrt-rtx"]
+    assert main([*arguments, "--state-dir", str(tmp_path)]) == 1
+    damaged, failed = capsys.readouterr().err.splitlines()
+    assert damaged.startswith("model torn@1: ")
+    assert failed.startswith("no plan: sound@1 column1: tensorrt-rtx only runs plans")
+
+
+def test_the_command_says_where_it_has_found_no_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Library("tensorrt-rtx", SimpleNamespace(__version__="1"), None)
+    monkeypatch.setattr("model_repo.build_ahead.library", lambda _name: nothing)
+    assert main(["--models-dir", str(tmp_path), "build", "--runtime", "tensorrt-rtx"]) == 1
+    assert capsys.readouterr().err == f"no plan: no models in {tmp_path}\n"

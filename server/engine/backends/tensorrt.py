@@ -57,7 +57,10 @@ class TensorRt:
             self._stream = cuda.Stream()
         except cuda.CudaError as error:
             raise BackendUnusable(str(error)) from error
-        self._runtime = self._library.trt.Runtime(self._library.log)
+        try:
+            self._runtime = self._library.trt.Runtime(self._library.log)
+        except TypeError as error:  # how its bindings say that the driver does not fit
+            raise BackendUnusable(f"{self._library.name} does not start: {self._last_error()}") from error
 
     def load_stage(self, model: PublishedModel, place: int, max_batch: int) -> StageRunner:
         """See the protocol; a plan that is missing or damaged is built here, which takes from a second to minutes."""
