@@ -46,7 +46,7 @@ class OnnxRuntime:
 
     def __init__(self, threads: int, shared_cores: bool) -> None:
         self.device = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
-        self._threads = threads
+        self._threads, self._shared_cores = threads, shared_cores
         self._options = onnxruntime.SessionOptions()
         self._options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self._options.intra_op_num_threads = threads
@@ -66,4 +66,9 @@ class OnnxRuntime:
         return _OnnxStage(session)
 
     def describe(self) -> dict[str, str]:
-        return {"runtime": self.name, "version": onnxruntime.__version__, "threads": str(self._threads)}
+        return {
+            "runtime": self.name,
+            "version": onnxruntime.__version__,
+            "threads": str(self._threads),
+            "shared_cores": str(self._shared_cores),
+        }

@@ -71,8 +71,15 @@ class OpenVino:
             graph = self._core.read_model(model=data, weights=b"")
             return _OpenVinoStage(self._core.compile_model(graph, "CPU", self._options))
         except Exception as error:  # its exceptions share no base class of their own
-            raise StageUnusable(str(error).splitlines()[0]) from error
+            raise StageUnusable(_cause(error)) from error
 
     def describe(self) -> dict[str, str]:
         options = {key: str(value) for key, value in self._options.items()}
         return {"runtime": self.name, "version": openvino.get_version(), **options}
+
+
+def _cause(error: Exception) -> str:
+    """Its words in one line, without those of its first lines that say only where in its source it was noticed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return "; ".join(told or lines)[:300] or type(error).__name__

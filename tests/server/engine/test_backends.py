@@ -22,6 +22,7 @@ from server.engine.backends.auto import installed
 from server.engine.backends.openvino import has_native_bf16
 from server.engine.backends.protocol import StageUnusable
 from server.engine.choosing import PARITY_BOUND
+from tests.models import publish_tiny_model
 
 MODELS = Path(__file__).resolve().parents[3] / "model_repo" / "models"
 NAMES = sorted(installed())
@@ -113,3 +114,14 @@ def test_openvino_is_loaded_without_its_usage_reports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "None"
+
+
+def test_what_openvino_cannot_read_it_says_in_its_own_words(tmp_path):
+    model = publish_tiny_model(tmp_path, unloadable=["full"])
+    with pytest.raises(StageUnusable, match=r"^Unable to read the model"):
+        backends.create("openvino", 1, shared_cores=True).load_stage(model, 2, 4)
+
+
+def test_threads_that_spin_are_another_profile_than_threads_that_wait():
+    spinning, waiting = (backends.create("onnxruntime", 2, shared_cores=shared) for shared in (False, True))
+    assert spinning.describe() != waiting.describe()
