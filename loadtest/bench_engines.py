@@ -120,8 +120,12 @@ class Line:
         self._process, self._connection, self._name = process, connection, name
 
     def order(self, wanted: tuple[int, int, float] | None) -> None:
-        """(stage, batch, seconds) to be timed; None ends the process."""
-        self._connection.send(wanted)
+        """(stage, batch, seconds) to be timed; None ends the process. Raises ContenderDied if nobody listens."""
+        try:
+            self._connection.send(wanted)
+        except OSError:
+            self._process.join(10)
+            raise ContenderDied(f"{self._name}: exit code {self._process.exitcode}") from None
 
     def reply(self, seconds: float) -> Any:
         """What it says next. Raises ContenderDied if that is nothing."""
@@ -135,7 +139,7 @@ class Line:
 
     def end(self) -> None:
         """The process is gone after it."""
-        with suppress(OSError):
+        with suppress(ContenderDied):
             self.order(None)
         self._process.join(10)
         self._process.kill()

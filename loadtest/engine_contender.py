@@ -152,6 +152,8 @@ def _load_auto(order: Order, model: PublishedModel) -> Stages:
     with tempfile.TemporaryDirectory() as state:
         maker = RunnerMaker(runtimes, Path(state), MAX_BATCH, lambda _: None)
         made = maker.make(model, list(range(len(model.manifest.stages))), keep=True)
+    if made.failed:
+        raise NotHere("; ".join(f"{stage}: {reason}" for stage, reason in made.failed.items()))
     names = model.manifest.stage_names
     precisions = {_precision(runtimes.open(name).describe()) for name in made.runtimes.split("+")}
     remarks = {names[place]: in_words(choice) for place, choice in made.profile.runtimes.items()}
