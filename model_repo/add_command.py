@@ -43,7 +43,11 @@ def run(options: argparse.Namespace) -> int:
     """Exit status: 0 published, 1 refused with the reason."""
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from model_repo.add import GraphRefused, ImagesRefused, Wanted, add  # noqa: PLC0415
+    try:
+        from model_repo.add import GraphRefused, ImagesRefused, Wanted, add  # noqa: PLC0415
+    except ImportError as error:
+        print(f"nothing published: {error}; `add` needs the packages of the group `train`", file=sys.stderr)
+        return 1
     from model_repo.foreign import Preparation  # noqa: PLC0415
     from model_repo.repository import RepositoryError  # noqa: PLC0415
 

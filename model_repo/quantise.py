@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from model_repo import half
 
 BATCH = 50
 QUANTISED = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Add"]
@@ -26,13 +28,13 @@ QUANTISED = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Add"]
 
 
 def quantise(graph: bytes, pixels: NDArray[np.uint8]) -> bytes:
-    """The graph in INT8.
+    """The graph in INT8. Raises half.NotConvertible for what is no ONNX graph.
 
     Args:
         graph: ONNX bytes, uint8 NHWC in, float32 logits out.
         pixels: training images that ranges are taken from, uint8 [n, height, width, 3]; a few hundred.
     """
-    model = _plain_weights(onnx.load_from_string(graph))
+    model = half.load(graph)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node{number}"
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -64,23 +66,6 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ship
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._left, None)
-
-
-def _plain_weights(model: ModelProto) -> ModelProto:
-    """Weights that lie on disk as fp16 behind a cast become float32 again."""
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
-            stored[node.input[0]].CopyFrom(numpy_helper.from_array(values, node.output[0]))
-        else:
-            kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    model.graph.ClearField("node")
-    model.graph.node.extend(nodes)
-    assert all(t.data_type != TensorProto.FLOAT16 for t in model.graph.initializer)
-    return model
 
 
 def _before_first_convolution(model: ModelProto) -> list[str]:
