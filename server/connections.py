@@ -64,6 +64,7 @@ class Connection(HttpToolsProtocol):
         self._active: RequestResponseCycle | None = None  # uvicorn's `cycle` is the last one *received*
         self._header_bytes = 0
         self._in_headers = False
+        self._headers_ended = False  # some headers, in the piece that was fed last
         self._in_body = False
         self._upgrade_declined = False
         self._body_left = 0
@@ -116,7 +117,7 @@ class Connection(HttpToolsProtocol):
         if self._upgrade_declined:
             self._take_body(data)
             return
-        before = self.phase
+        before, self._headers_ended = self.phase, False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -127,8 +128,9 @@ class Connection(HttpToolsProtocol):
             return
         if self.phase is Phase.IDLE and self._in_headers:
             self.doorman.watch(self, Phase.HEADERS)
-        # A piece that ends the discarded body of the request before says nothing of the length of these headers.
-        if self.phase is Phase.HEADERS and before in {Phase.HEADERS, Phase.IDLE}:
+        # A piece that holds something of the request before says nothing of the length of these headers.
+        fresh = before in {Phase.HEADERS, Phase.IDLE} and not self._headers_ended
+        if self.phase is Phase.HEADERS and fresh:
             self._header_bytes += len(data)
             if self._header_bytes > _MAX_HEADER_BYTES:
                 self._send_away(HeadersTooLarge(f"Headers may be {_MAX_HEADER_BYTES} bytes long in all."))
@@ -144,6 +146,7 @@ class Connection(HttpToolsProtocol):
         received_ns = scope[RECEIVED_NS] = self.doorman.clock()
         scope[CONNECTION] = self
         self._in_headers = False
+        self._headers_ended = True
         self._in_body = True
         self._header_bytes = 0
         if self._refuse is not None and self._refused(self._refuse, received_ns):
@@ -205,6 +208,8 @@ class Connection(HttpToolsProtocol):
         if answering or parser.should_upgrade() or not parser.should_keep_alive():
             return False
         if self.expect_100_continue or self.flow.write_paused or parser.get_method() != b"POST":
+            return False
+        if parser.get_http_version() == "1.0":  # its connection is not kept alive, whatever it asks for
             return False
         response = refuse(self.url, self.headers, received_ns, self.client[0] if self.client else "")
         if response is None:

@@ -48,6 +48,9 @@ class EarlyRefusal:
             return None
         try:
             model = desk.catalog.resolve(query.model)
+        except Problem:  # a damaged model is a 503 too, but not one of the door's
+            return None
+        try:
             desk.door.check(model, received_ns, received_ns + query.budget_ns, client)
         except Unavailable as problem:
             return self._refuse(problem, route, model.key, headers, received_ns)
