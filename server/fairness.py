@@ -16,7 +16,8 @@ from collections.abc import Iterable
 WINDOW_NS = 250_000_000
 HEADROOM = 0.95  # of the level, so that the others find a little room whenever they come
 LOOSEN = 1.02  # a window
-BURST = 0.02  # of a window's share may come at once
+BURST = 0.02  # of a window's share may come at once …
+LEAST_BURST = 4  # … or so many images: a modest client's come in forms, and never at even distances
 MOST_CLIENTS = 4096
 OTHERS = "others"  # all clients beyond MOST_CLIENTS together
 
@@ -52,7 +53,7 @@ class Shares:
         if self.limit is None:
             return True
         known = self._of(client)
-        if known.next_ns - now_ns <= BURST * WINDOW_NS:
+        if known.next_ns - now_ns <= max(BURST, LEAST_BURST / self.limit) * WINDOW_NS:
             return True
         known.refused += 1
         known.clipped += 1

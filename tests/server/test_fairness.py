@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.fairness import MOST_CLIENTS, WINDOW_NS, Shares, water_level
+from server.fairness import LEAST_BURST, MOST_CLIENTS, WINDOW_NS, Shares, water_level
 
 SECOND = 1_000_000_000
 
@@ -49,6 +49,17 @@ def test_a_greedy_client_does_not_take_the_room_of_a_modest_one() -> None:
     served = play(Shares(), greed, capacity=1000)
     assert served["modest"] > 0.85 * 500
     assert served["greedy"] > 0.7 * (5 * 1000 - 500), "what the modest leave is not wasted"
+
+
+def test_a_client_below_its_share_may_send_a_few_images_at_once() -> None:
+    shares = Shares()
+    greedy = [f"greedy {number}" for number in range(20)]
+    play(shares, dict.fromkeys(greedy, 200) | {"modest": 5}, capacity=400)
+    now = 5 * SECOND
+    assert not all(shares.allow(client, now) for client in greedy), "they are held to a limit"
+    for _ in range(LEAST_BURST):
+        assert shares.allow("modest", now)
+        shares.admitted("modest", now)
 
 
 def test_equal_clients_get_equal_shares() -> None:
