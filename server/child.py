@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from server.settings import Settings
 
 ENVIRONMENT_KEY = "ANYTIME_CHILD"
+HANGS_TO_BE_LEFT_OUT = 2  # of engines in launches of one stage, before the next ones go without it
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,7 +44,8 @@ class ChildContext:
         processes_file: JSON that the supervisor rewrites when a child comes or goes (see `Processes`).
         listen_fd: inherited listening socket of a front end, None in the engine.
         ended: why the engine's last life ended: died | hung | silent; empty before its first, and for front ends.
-        hangs: the stages in whose launches engines have hung ("name@version stage"), the latest last.
+        hangs: the stages in whose launches engines have hung ("name@version stage"), the latest last; each at most
+            HANGS_TO_BE_LEFT_OUT times.
     """
 
     settings: Settings

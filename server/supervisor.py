@@ -26,7 +26,7 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from server.child import ENVIRONMENT_KEY, ChildContext, Processes
+from server.child import ENVIRONMENT_KEY, HANGS_TO_BE_LEFT_OUT, ChildContext, Processes
 from server.pulse import LOOK_S, Hang, Watch
 from server.settings import Settings
 
@@ -231,6 +231,9 @@ class Supervisor:
         hang, self._hang = self._hang, None
         self._ended = hang.reason if hang else "died"
         if hang and hang.stage:
+            # More say no more, and a model's only stage may hang for ever: the list travels in the environment.
+            while self._hangs.count(hang.stage) >= HANGS_TO_BE_LEFT_OUT:
+                self._hangs.remove(hang.stage)
             self._hangs.append(hang.stage)
 
     def _wait(self, seconds: float | None) -> None:

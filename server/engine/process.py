@@ -16,7 +16,7 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from server import logs
-from server.child import ChildContext, enter
+from server.child import HANGS_TO_BE_LEFT_OUT, ChildContext, enter
 from server.engine import backends
 from server.engine.backends.protocol import BackendUnusable, DeviceLost
 from server.engine.counting import Counting
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 500
 DEVICE_LOST = 74  # exit status, as EX_IOERR
-HANGS_TO_BE_LEFT_OUT = 2
 
 
 def main() -> None:

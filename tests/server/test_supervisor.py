@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -16,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +26,10 @@ import psutil
 import pytest
 
 from server.__main__ import main
-from server.supervisor import FRONT_END, Child, RuntimeFolder, cores_of, listen, reason_of
+from server.child import ENVIRONMENT_KEY, ChildContext
+from server.pulse import Hang
+from server.settings import Settings
+from server.supervisor import FRONT_END, Child, RuntimeFolder, Supervisor, cores_of, listen, reason_of
 from tests.models import publish_tiny_model
 
 PNG = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))[
@@ -301,6 +307,25 @@ def test_a_child_is_started_again_at_once_and_then_ever_later():
     assert delays == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     child.started_s = 100.0
     assert child.ended(200.0) == 0.0, "a long life is forgiven"
+
+
+def test_a_stage_that_hangs_for_ever_is_told_to_the_next_engine_no_oftener_than_counts():
+    told: list[ChildContext] = []
+
+    def spawn(_module: str, environment: dict[str, str], _descriptors: tuple[int, ...]) -> Any:
+        told.append(ChildContext.decode(environment[ENVIRONMENT_KEY]))
+        return SimpleNamespace(pid=1)
+
+    folder = RuntimeFolder()
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        supervisor = Supervisor(Settings(), listener, folder, spawn)
+        for stage in ("a@1 full", *["b@1 only"] * 50):
+            supervisor._hang = Hang("hung", stage, 2.5)
+            supervisor._note_end_of_engine()
+            supervisor._start(supervisor._engine, 0.0)
+    folder.remove()
+    assert told[-1].hangs == ("a@1 full", "b@1 only", "b@1 only")
+    assert told[-1].ended == "hung"
 
 
 def test_ends_are_told_in_words():
