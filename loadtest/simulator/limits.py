@@ -1,7 +1,8 @@
 """Bounds for a run: the same arrivals and deadlines, the device's mean launch times, the recorded answers.
 
 Bounds know the future and pay for no decision; see loadtest.bounds for what each of them holds against. They are told
-the times at the engine, so what a request spends before and after it is taken off its budget.
+the times at the engine, so what a request spends before and after it is taken off its budget. Requests that are not
+scored are not there for them: a bound on the others it is all the more.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ def limits(
 ) -> dict[str, bounds.Bound]:
     """U1 (only where `exact`, and budgets are equal), U1' and U2."""
     latency_ns = device.mean_ns()
-    begins = (offered.arrivals_ns + costs.inbound_ns).astype(np.float64)
-    ends = (offered.deadlines_ns - costs.outbound_ns).astype(np.float64)
+    chosen = offered.scored
+    begins = (offered.arrivals_ns[chosen] + costs.inbound_ns).astype(np.float64)
+    ends = (offered.deadlines_ns[chosen] - costs.outbound_ns).astype(np.float64)
     accuracies = bounds.pooled_accuracies(model.right.mean(axis=1), latency_ns)
     found = {U1_PRIME: bounds.u1_prime(accuracies, latency_ns, begins, ends)}
     options = bounds.cascade_options(model.confidence, model.right, latency_ns)
