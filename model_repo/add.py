@@ -133,6 +133,8 @@ def _measure(name: str, graph: ServedGraph, images: Labelled, labels: list[str])
         raise GraphRefused(f"{name}: gives {list(logits.shape[1:])} values an image for {len(labels)} labels")
     if not np.isfinite(logits).all():
         raise GraphRefused(f"{name}: gives infinite logits")
+    if logits.min() >= 0 and np.abs(logits.sum(1) - 1).max() < SAME:
+        raise GraphRefused(f"{name}: gives probabilities, not logits: export it without what makes them")
     if np.abs(alone - together).max() > SAME * max(1.0, float(np.abs(together).max())):
         raise GraphRefused(f"{name}: an image's logits depend on the others of its batch")
     return Measured(name, graph, logits, seconds)

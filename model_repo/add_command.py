@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     )
     try:
         add(wanted, print)
-    except (GraphRefused, ImagesRefused, RepositoryError) as error:
+    except (GraphRefused, ImagesRefused, RepositoryError, OSError) as error:
         print(f"nothing published: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:

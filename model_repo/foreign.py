@@ -186,9 +186,11 @@ def _fix_input(model: ModelProto, height: int, width: int) -> None:
 
 
 def _end_in_logits(model: ModelProto, output: ValueInfoProto) -> None:
-    """Leave out a final softmax: temperatures divide logits. An fp16 output becomes float32."""
+    """Leave out a final softmax: temperatures divide logits. An fp16 output becomes float32. Raises GraphRefused."""
     nodes = list(model.graph.node)
-    maker = next(node for node in nodes if output.name in node.output)
+    maker = next((node for node in nodes if output.name in node.output), None)
+    if maker is None:
+        raise GraphRefused("its output comes of no operation")
     if maker.op_type == "Softmax":
         output.name = maker.input[0]
         _put_nodes(model, [node for node in nodes if node is not maker])

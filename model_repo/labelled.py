@@ -29,7 +29,7 @@ class Labelled:
     Attributes:
         pixels: uint8 [n, height, width, 3].
         labels: int64 [n], places in the list of labels.
-        unreadable: files that are no images, left out.
+        unreadable: files that are no images, or of a kind that is not served, left out.
         example: one file.
     """
 
@@ -52,10 +52,13 @@ def read_labels(path: Path) -> list[str]:
 
 def read_labelled(folder: Path, labels: list[str], rule: InputRule, most: int) -> Labelled:
     """Every image, or `most` spread evenly over them. Raises ImagesRefused."""
+    if most < FEWEST:
+        raise ImagesRefused(f"--most {most} is too few, at least {FEWEST} images are needed")
     files = _files(folder, labels)
     if len(files) > most:
         files = [files[n] for n in np.linspace(0, len(files) - 1, most).astype(int)]
-    pixels, places, unreadable = [], [], []
+    pixels, places = [], []
+    unreadable = sorted(p for p in folder.rglob("*") if p.is_file() and _of_another_kind(p))
     for path, label in files:
         try:
             pixels.append(decode(path.read_bytes(), rule))
@@ -68,6 +71,10 @@ def read_labelled(folder: Path, labels: list[str], rule: InputRule, most: int) -
         )
     example = next(path for path, _ in files if path not in unreadable)
     return Labelled(np.stack(pixels), np.asarray(places, np.int64), unreadable, example)
+
+
+def _of_another_kind(path: Path) -> bool:
+    return path.suffix.lower() not in SUFFIXES and not path.name.startswith(".")
 
 
 def _files(folder: Path, labels: list[str]) -> list[tuple[Path, str]]:

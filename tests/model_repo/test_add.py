@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto
@@ -174,6 +175,37 @@ def test_too_few_images_are_refused(home, capsys):
     for path in [*(home / "images").rglob("*.png")][:15]:
         path.unlink()
     refused(home, capsys, "45 readable images are too few")
+
+
+def test_a_limit_below_what_is_needed_is_refused_as_such(home, capsys):
+    refused(home, capsys, "--most -1 is too few", "--most", "-1")
+
+
+def test_a_file_of_a_kind_that_is_not_served_is_named(home, capsys):
+    (home / "images" / "red" / "scan.bmp").write_bytes(b"BM")
+    assert add(home, *NORMAL) == 0
+    assert f"left out, unreadable: {home / 'images' / 'red' / 'scan.bmp'}" in capsys.readouterr().out
+
+
+def test_a_graph_that_gives_probabilities_is_refused(home, capsys):
+    graph = onnx.load_from_string(colour_graph(12, softmax=True))
+    graph.graph.node[-1].output[0] = "inner"
+    graph.graph.node.append(onnx.helper.make_node("Identity", ["inner"], ["p"]))
+    (home / "large.onnx").write_bytes(graph.SerializeToString())
+    refused(home, capsys, "large: gives probabilities")
+
+
+def test_a_graph_whose_output_comes_of_no_operation_is_refused(home, capsys):
+    graph = onnx.load_from_string(colour_graph(12))
+    graph.graph.output[0].name = "mix"
+    (home / "large.onnx").write_bytes(graph.SerializeToString())
+    refused(home, capsys, "large.onnx: its output comes of no operation")
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(home, capsys):
+    (home / "models").write_text("a file")
+    assert add(home, *NORMAL) == 1
+    assert capsys.readouterr().err.startswith("nothing published: [Errno 20]")
 
 
 def test_labels_that_repeat_are_refused(home, capsys):
