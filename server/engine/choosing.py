@@ -38,13 +38,13 @@ def choose(rows: Mapping[str, Row]) -> tuple[Choice, dict[int, float]]:
         rows: by runtime, its measured times. Only buckets that all of them have are compared: one that was left out
             for want of time is extrapolated from the smaller ones.
     """
-    common = sorted(set.intersection(*(set(row) for row in rows.values())))
-    best = {batch: min(row[batch] for row in rows.values()) for batch in common}
-    worst_ratio = {name: max(row[batch] / best[batch] for batch in common) for name, row in rows.items()}
+    in_all = sorted(set.intersection(*(set(row) for row in rows.values())))
+    best = {batch: min(row[batch] for row in rows.values()) for batch in in_all}
+    worst_ratio = {name: max(row[batch] / best[batch] for batch in in_all) for name, row in rows.items()}
     sole = min(worst_ratio, key=lambda name: worst_ratio[name])
     if worst_ratio[sole] <= WORTH_KEEPING:
-        return dict.fromkeys(common, sole), {batch: rows[sole][batch] for batch in common}
-    return {batch: min(rows, key=lambda name: rows[name][batch]) for batch in common}, best
+        return dict.fromkeys(in_all, sole), {batch: rows[sole][batch] for batch in in_all}
+    return {batch: min(rows, key=lambda name: rows[name][batch]) for batch in in_all}, best
 
 
 def within_parity(logits: Logits, reference: Logits) -> bool:

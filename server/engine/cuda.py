@@ -134,10 +134,6 @@ class Stream:
         finally:
             called("cudaGraphDestroy", graph)
 
-    def close(self) -> None:
-        """Destroy it."""
-        called("cudaStreamDestroy", self.handle)
-
 
 class Graph:
     """Captured work that one call launches."""

@@ -118,6 +118,7 @@ class RunnerMaker:
         if stages and loaded == wanted:
             return Runners(_chosen(stages, kept), kept.only(stages), failed)
         _close(stages)
+        logger.warning("what was chosen does not run, choosing anew", extra={"model": model.key})
         return None
 
     def _load(

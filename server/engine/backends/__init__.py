@@ -49,8 +49,8 @@ def runtimes(
     versions = installed()
     # Threads of one runtime that spin would take the cores from a launch of another.
     shared_cores = shared_cores or len(versions) > 1
-    common = {"threads": str(threads), "shared_cores": str(shared_cores), "processor": processor_flags()}
-    described = {each: {"version": version, **common} for each, version in versions.items()}
+    on_cores = {"threads": str(threads), "shared_cores": str(shared_cores), "processor": processor_flags()}
+    described = {each: {"version": version, **on_cores} for each, version in versions.items()}
     gpu_name = gpu.gpu_name() if on_gpu else ""
     described |= {each: {"version": version, "gpu": gpu_name} for each, version in on_gpu.items()}
     return Runtimes(

@@ -19,8 +19,7 @@ PACKAGES = {
     "tensorrt-rtx": ("tensorrt_rtx",),
     "torch-cuda": ("torch",),
 }
-GPU_RUNTIMES = tuple(PACKAGES)
-"""In order of preference: a later one is for where no earlier one runs a stage."""
+"""By runtime, what it is imported as. In order of preference: a later one is for where no earlier one runs a stage."""
 
 
 def usable_here(nodes: Sequence[Path] = DEVICE_NODES) -> dict[str, str]:
