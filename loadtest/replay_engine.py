@@ -32,18 +32,11 @@ class EngineSettings:
     max_jobs: int = 4096
 
 
+@dataclass(frozen=True)
 class RunningEngine:
     """The process; it may still be loading its models."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
-        self._process = process
-        self.endpoint = endpoint
-        self.log = log
-
-    @property
-    def ended(self) -> int | None:
-        """Its exit status; None while it runs."""
-        return self._process.poll()
+    endpoint: str
 
 
 @contextmanager
@@ -61,7 +54,7 @@ def engine(settings: EngineSettings, log: Path) -> Iterator[RunningEngine]:
         )
         try:
             _pin(process.pid, settings.cpus)
-            yield RunningEngine(process, context.engine_endpoint, log)
+            yield RunningEngine(context.engine_endpoint)
         finally:
             _end(process)
 

@@ -45,10 +45,6 @@ class SimulatedModel:
         """Of one rung alone, on calibration data."""
         return self.accuracies[self.stages[stage]]
 
-    def true_accuracies(self) -> NDArray[np.float64]:
-        """[rungs]: of each rung alone on the recorded images; for bounds, not for schedulers."""
-        return np.array([self.right[1 << stage].mean() for stage in range(len(self.stages))])
-
     def confidences_of(self, mask: int) -> list[float]:
         """By image, after that set of rungs; a list, for it is read image by image in the innermost loop."""
         row = self._rows.get(mask)

@@ -95,12 +95,6 @@ def deepest_rung(mask: NDArray[np.uint16]) -> NDArray[np.int64]:
     return np.frexp(mask.astype(np.float64))[1].astype(np.int64) - 1
 
 
-def deciding_us(journals: Sequence[Journal], least_waiting: int) -> tuple[float, float]:
-    """p50, p99 of the decisions taken while at least so many jobs were in the engine; NaN where there was none."""
-    chosen = [j.decision_ns[j.waiting >= least_waiting] for j in journals]
-    return _percentiles(np.concatenate(chosen) / 1e3, (50, 99))  # type: ignore[return-value]
-
-
 def _lateness(
     journal: Journal, offered: Offered, admitted: NDArray[np.bool_]
 ) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ Settled here: the objective is the smallest budget in the batch; a batch is laun
 from collections import deque
 from collections.abc import Sequence
 
-from loadtest.simulator.baselines.common import Baseline
+from loadtest.simulator.baselines.baseline import Baseline
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import SimulatedModel
 from loadtest.simulator.scheduler import Instruction

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
-from loadtest.simulator.baselines.common import GUARD_NS, Baseline
+from loadtest.simulator.baselines.baseline import GUARD_NS, Baseline
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import SimulatedModel
 from loadtest.simulator.scheduler import Instruction

@@ -11,7 +11,7 @@ at once when the demand exceeds what the rung carries.
 
 from collections.abc import Sequence
 
-from loadtest.simulator.baselines.common import GUARD_NS, Baseline
+from loadtest.simulator.baselines.baseline import GUARD_NS, Baseline
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import SimulatedModel
 from loadtest.simulator.scheduler import Instruction

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.simulator.baselines.common import GUARD_NS, Baseline
+from loadtest.simulator.baselines.baseline import GUARD_NS, Baseline
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import SimulatedModel
 from loadtest.simulator.scheduler import Instruction

@@ -13,7 +13,7 @@ current estimates, so the buckets are the offline ones and the check is online.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.simulator.baselines.common import GUARD_NS, Baseline
+from loadtest.simulator.baselines.baseline import GUARD_NS, Baseline
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import SimulatedModel
 from loadtest.simulator.scheduler import Instruction
