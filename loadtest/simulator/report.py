@@ -99,7 +99,8 @@ def _basis(setup: Setup, size: Size, charge: str) -> str:
         f"{', '.join(map(str, size.seeds))}, the same for every policy; mean over seeds (of "
         f"lateness the worst seed's), in brackets lowest to highest. About {size.requests} requests a run "
         f"({size.goal_requests} where misses are counted in 100,000). Effective accuracy is right and in time over "
-        "all offered; refused, given up and late count as wrong. Launches are drawn outside recorded stalls except where it says raw."
+        "all offered; refused, given up and late count as wrong. Launches are drawn outside recorded "
+        "stalls except where it says raw."
     )
 
 
