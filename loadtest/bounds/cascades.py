@@ -58,8 +58,9 @@ def cascade_options(
 
     Why U2 built from these bounds a policy: what the policy does with one image is a walk through the ladder that
     stops by the confidence it sees; for a given price of device time the best walk stops above a threshold wherever
-    the expected gain falls with confidence. So the hull of all thresholds is as good as any such rule, up to the
-    grid of quantiles: the bound may lie below the true optimum by what the best threshold gains over its nearest
+    the expected gain falls with confidence. So the hull of all thresholds is as good as any rule that goes on with the
+    same rung or stops (branching into different rungs is not in it: see the package), up to the grid of
+    quantiles: the bound may lie below the true optimum by what the best threshold gains over its nearest
     grid neighbour, which vanishes as `quantiles` grows. It is fitted on the very images it is judged on,
     which favours the bound. Only the last set's confidence decides each step (not the whole history), no
     property of the image besides confidence is used, and no walk has more than `steps` decisions.
