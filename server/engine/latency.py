@@ -36,6 +36,8 @@ TAIL_DECAY = 0.9
 OVERHEAD_NS = 100_000  # of the engine's loop around each launch
 TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
 
+UNSEEN = 256  # launches of other stages, after which a stage's worst ratios are doubted: it may be avoided for them
+
 
 class _Recent:
     """The last WINDOW numbers, in order of size."""
@@ -93,6 +95,7 @@ class LatencyTable:
         self._first_tail_ns = first_tail_ns
         self._ratios = _Recent()
         self._ratios_of = {stage: _Recent() for stage in self._base}
+        self._unseen = dict.fromkeys(self._base, 0)
         self._factors = dict.fromkeys(self._base, FIRST_FACTOR)
         # Kept until the factors change: asked dozens of times a decision.
         self._work: dict[tuple[int, int], int] = {}
@@ -138,7 +141,16 @@ class LatencyTable:
         missed = excess_ns > self.tail_ns
         self._raised_ns = max(excess_ns, 0.0) if missed else self._raised_ns * TAIL_DECAY
         self._left_over.add(excess_ns)
+        self._doubt_unseen(stage)
         self._settle()
+
+    def _doubt_unseen(self, stage: int) -> None:
+        """A stage that is too slow for its deadlines does not run: nothing else would find out that it has recovered."""
+        for other in self._unseen:
+            self._unseen[other] = 0 if other == stage else self._unseen[other] + 1
+            if self._unseen[other] >= UNSEEN:
+                self._unseen[other] = 0
+                self._ratios_of[other].forget_worst()
 
     def relax(self) -> None:
         """Forget the worst of what was measured.

@@ -31,9 +31,12 @@ Floats = NDArray[np.float64]
 GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
 NO_RUNG = -1
 UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a step
-SOLVE_EVERY = 10_000.0  # images; a third of a millisecond each time
+SOLVE_EVERY = (
+    10_000.0  # finished rungs: with three of them a third of a millisecond each time, with six several
+)
+SOLVE_AGAIN = 256.0  # at least so many between two solutions, however the device's speed wavers
 KNOWN = 64.0
-FORGET_AT = 20_000.0  # images per table, then all counts are halved: traffic changes
+FORGET_AT = 20_000.0  # finished rungs, then all counts are halved: traffic changes
 LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
 STALE = 0.05  # relative change of the device's speed after which plans are made anew
 
@@ -62,6 +65,7 @@ class Plans:
         self._first_seen: dict[int, Floats] = {}
         self._observed = 0.0
         self._solve_at = 0.0
+        self._solved_at = 0.0
         self._basis = 0.0
         self.refresh(force=True)
 
@@ -99,6 +103,7 @@ class Plans:
         """Make the plans anew if the device has changed its speed, or enough images have been seen since."""
         basis = self._latency.work_ns(self._ladder.usable[-1], 1) if self._ladder.usable else 1.0
         changed = abs(basis - self._basis) > STALE * self._basis
+        changed = changed and self._observed >= self._solved_at + SOLVE_AGAIN
         if not (force or changed or self._observed >= self._solve_at):
             return
         self._basis = basis
@@ -108,6 +113,7 @@ class Plans:
                 np.multiply(table, 0.5, out=table)
             self._observed *= 0.5
             self._solve_at = self._observed + SOLVE_EVERY
+        self._solved_at = self._observed
         self._solve()
 
     def _solve(self) -> None:

@@ -132,6 +132,17 @@ def test_a_device_found_slow_by_one_stage_is_slow_for_all_at_once():
     assert known.work_ns(1, 1) >= 99 * MS
 
 
+def test_a_stage_that_is_avoided_for_its_slowness_is_tried_again():
+    known = table({0: {1: MS}, 1: {1: 10.0 * MS}})
+    for _ in range(100):
+        known.observe(0, 1, 5 * MS)
+        known.observe(1, 1, 50 * MS)
+    assert known.work_ns(1, 1) == pytest.approx(50 * MS)
+    for _ in range(10_000):
+        known.observe(0, 1, MS)
+    assert known.work_ns(1, 1) == pytest.approx(10 * MS)
+
+
 def test_relaxing_forgets_the_worst_until_the_profile_is_believed_again():
     known = settled(10.0)
     assert known.ns(0, 1) >= 9.9 * MS
