@@ -145,7 +145,7 @@ class LatencyTable:
         self._settle()
 
     def _doubt_unseen(self, stage: int) -> None:
-        """A stage that is too slow for its deadlines does not run: nothing else would find out that it has recovered."""
+        """A stage too slow for its deadlines does not run: nothing else would find out that it has recovered."""
         for other in self._unseen:
             self._unseen[other] = 0 if other == stage else self._unseen[other] + 1
             if self._unseen[other] >= UNSEEN:
