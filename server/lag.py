@@ -15,6 +15,8 @@ TICK_NS = 20_000_000
 _TICKS = 16  # a third of a second: fast enough to shed on
 _ANSWERS = 128  # two and a half seconds of ticks alone
 _RECOMPUTE_EVERY = 16
+_LONG_NS = 10_000_000  # a guard that shuts out many; left over from a burst it must go soon
+_RECOVERY = 8
 
 
 class Lag:
@@ -45,9 +47,11 @@ class Lag:
         ordered = sorted(self._ticks)
         self.loop_ns = ordered[len(ordered) // 2]
         self._late_ticks_ns = ordered[-2]
-        # A tick wakes as an answer does. Without it a guard too long for any request would never be corrected:
-        # all are refused, and no answer is measured.
-        self.answered(late_ns)
+        # A tick wakes as an answer does. Without it a guard too long for any request would never be corrected: all are
+        # refused, and no answer is measured. While few are let in, a punctual tick stands for missing answers.
+        recovering = late_ns <= self._least_ns and self.answering_ns > _LONG_NS
+        for _ in range(_RECOVERY if recovering else 1):
+            self.answered(late_ns)
         self._settle()
 
     def answered(self, late_ns: int) -> None:

@@ -37,8 +37,8 @@ def shipped_graphs() -> list[bytes]:
 
 def test_the_shipped_stages_are_read_back_with_their_paths(shipped_graphs: list[bytes]) -> None:
     stages = [read(graph) for graph in shipped_graphs]  # each compares its answers with its graph's
-    assert {stage.net.config.columns for stage in stages[1:]} == {3}
-    assert [stage.subnetwork[0][-1] for stage in stages] == [(1,), (1, 2), (1, 2, 3)]
+    assert {stage.net.config.columns for stage in stages[1:]} == {4}
+    assert [stage.subnetwork[0][-1] for stage in stages] == [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)]
     assert stages[2].net.config.channels == (16, 32, 64, 128, 128)
 
 
