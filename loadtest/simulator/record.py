@@ -129,7 +129,9 @@ def pooled_answers(
 
 
 def progress_bar(what: str, done: int, total: int) -> None:
-    """One line on stderr, drawn over itself."""
+    """One line on stderr, drawn over itself; where that is no terminal, only the last state."""
+    if done < total and not sys.stderr.isatty():
+        return
     filled = 30 * done // max(total, 1)
     end = "\n" if done >= total else ""
     print(f"\r{what:<28} [{'#' * filled:<30}] {done}/{total}", end=end, file=sys.stderr, flush=True)
