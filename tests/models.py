@@ -13,6 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from model_repo.manifest import InputRule, Manifest, Pool, Provenance, Stage, rung_sets
 from model_repo.repository import PublishedModel, Repository
 
+SHIPPED_MODELS = Path(__file__).resolve().parents[1] / "model_repo" / "models"
+SHIPPED_PLACES = range(len(Repository(SHIPPED_MODELS).open("cifar10").manifest.stages))
+"""Every rung of the shipped model, however many there are."""
+
 GAIN_BIN_EDGES = (0.0, 0.5, 0.8, 0.95, 1.0)
 NOT_ONNX = b"this is no ONNX graph"
 

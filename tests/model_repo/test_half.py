@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_repo import half
 from model_repo.repository import PublishedModel, Repository
-from tests.models import tiny_stage
+from tests.models import SHIPPED_PLACES, tiny_stage
 
 MODELS = Path(__file__).resolve().parents[2] / "model_repo" / "models"
 
@@ -60,7 +60,7 @@ def linear(weight: np.ndarray) -> bytes:
     )
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", SHIPPED_PLACES)
 def test_a_shipped_stage_in_fp16_gives_the_same_answers(place: int, shipped: PublishedModel) -> None:
     graph = shipped.read(shipped.manifest.stages[place])
     pixels = np.random.default_rng(place).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)

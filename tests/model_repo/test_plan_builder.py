@@ -16,7 +16,7 @@ from model_repo.plan_builder import BuildFailed, Library, library, obtain
 from model_repo.plans import PlanFolder
 from model_repo.repository import PublishedModel, Repository
 from tests.model_repo.test_half import small_graph
-from tests.models import publish_tiny_model, tiny_stage
+from tests.models import SHIPPED_PLACES, publish_tiny_model, tiny_stage
 
 MODELS = Path(__file__).resolve().parents[2] / "model_repo" / "models"
 needs_rtx = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def unread() -> bytes:
 
 
 @needs_rtx
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", SHIPPED_PLACES)
 def test_a_plan_of_every_shipped_stage_is_built_kept_and_found_again(
     place: int, rtx: Library, shipped: PublishedModel, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from model_repo.plans import PlanFolder
 from model_repo.repository import PublishedModel, Repository
 from server.engine.backends import tensorrt
 from server.engine.backends.protocol import BackendUnusable, DeviceLost, StageUnusable
-from tests.models import publish_tiny_model
+from tests.models import SHIPPED_PLACES, publish_tiny_model
 
 MODELS = Path(__file__).resolve().parents[4] / "model_repo" / "models"
 GPU = Gpu("NVIDIA Test", "sm00", "13.0")
@@ -295,7 +295,7 @@ def test_a_tensorrt_that_is_not_installed_is_an_import_error(tmp_path: Path) -> 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", SHIPPED_PLACES)
 def test_on_a_gpu_every_stage_agrees_with_onnx_runtime_in_batches_of_any_size(
     name: str, place: int, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from model_repo.repository import PublishedModel, Repository
 from server.engine.backends.protocol import BackendUnusable, StageUnusable
 from server.engine.backends.torch_cuda import TorchCuda
 from server.engine.padded import FixedBatch
-from tests.models import publish_tiny_model
+from tests.models import SHIPPED_PLACES, publish_tiny_model
 
 MODELS = Path(__file__).resolve().parents[4] / "model_repo" / "models"
 
@@ -39,7 +39,7 @@ def check_against_onnx_runtime(backend: TorchCuda, model: PublishedModel, place:
     stage.close()
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", SHIPPED_PLACES)
 def test_on_the_cpu_every_stage_agrees_with_onnx_runtime_in_batches_of_any_size(
     place: int, shipped: PublishedModel
 ) -> None:
@@ -47,7 +47,7 @@ def test_on_the_cpu_every_stage_agrees_with_onnx_runtime_in_batches_of_any_size(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", SHIPPED_PLACES)
 def test_on_a_gpu_every_stage_agrees_with_onnx_runtime_in_batches_of_any_size(
     place: int, shipped: PublishedModel
 ) -> None:
