@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +21,7 @@ from model_repo.images import decode
 from model_repo.pooling import pool, stage_log_probabilities
 from model_repo.repository import PublishedModel, Repository
 from tests.models import publish_tiny_model
+from tests.server.whole_service import whole_service
 
 DAMAGED = "damaged"
 
@@ -43,38 +41,11 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(models_dir: Path) -> Iterator[httpx.Client]:
     """A client of the running service; the service ends with the module, with status 0."""
     home = Path(tempfile.mkdtemp(prefix="any"))  # a unix socket's path must be short
-    command = [sys.executable, "-m", "server", "--port", "0", "--models-dir", str(models_dir)]
-    command += ["--default-model", "tiny", "--state-dir", str(home / "state")]
-    command += ["--backend", "onnxruntime"]  # the numbers are compared with float32
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)
     try:
-        with _when_ready(process, home / "log") as client:
+        with whole_service(home, models_dir, "--default-model", "tiny") as client:
             yield client
     finally:
-        process.terminate()
-        try:
-            status = process.wait(20)
-        finally:
-            process.kill()
-            shutil.rmtree(home, ignore_errors=True)
-    assert status == 0
-
-
-def _when_ready(process: subprocess.Popen[bytes], log: Path) -> httpx.Client:
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up:
-        assert process.poll() is None, log.read_text()
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-        ports = [line["port"] for line in lines if line["message"] == "listening"]
-        if ports:
-            url = f"http://127.0.0.1:{ports[0]}"
-            if httpx.get(f"{url}/readyz", timeout=30, trust_env=False).status_code == 200:
-                # Fewer kept connections than threads would have one thread close what another is about to use.
-                limits = httpx.Limits(max_keepalive_connections=100)
-                return httpx.Client(base_url=url, timeout=30, trust_env=False, limits=limits)
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def images(count: int) -> list[bytes]:

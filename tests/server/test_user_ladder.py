@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,8 @@ from model_repo.__main__ import main
 from model_repo.images import decode
 from model_repo.repository import Repository
 from tests.model_repo.foreign_graphs import COLOURS, MEAN, STD, colour_graph, colour_images
-from tests.server.test_service import Offline, _when_ready
+from tests.server.test_service import Offline
+from tests.server.whole_service import whole_service
 
 DEADLINE_MS = 2_000.0
 
@@ -41,19 +40,8 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def client(home: Path) -> Iterator[httpx.Client]:
-    command = [sys.executable, "-m", "server", "--port", "0", "--models-dir", str(home / "models")]
-    command += ["--state-dir", str(home / "state"), "--backend", "onnxruntime"]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)
-    try:
-        with _when_ready(process, home / "log") as client:
-            yield client
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
+    with whole_service(home, home / "models") as client:
+        yield client
 
 
 def test_every_image_is_answered_in_time_with_what_the_graphs_say(client: httpx.Client, home: Path) -> None:
