@@ -56,7 +56,8 @@ class Options:
         for index in order:
             while kept and self._gain_per_ns(kept[-1], index) >= self._last_gain_per_ns(kept):
                 kept.pop()
-            if self.accuracy[index] > (self.accuracy[kept[-1]] if kept else 0.0):
+            # By slope and not by accuracy: a rise so small that its slope is zero is none.
+            if self._gain_per_ns(kept[-1] if kept else None, index) > 0:
                 kept.append(int(index))
         return self.take(np.asarray(kept, dtype=np.intp))
 

@@ -111,6 +111,11 @@ def test_the_hull_is_concave_rises_and_lies_above_every_option(points, cost):
     assert options.best_at(cost) == pytest.approx(hull.best_at(cost))
 
 
+def test_a_rise_too_small_for_a_slope_is_no_corner():
+    assert len(options_of([(2, 5e-324)]).hull()) == 0
+    assert options_of([(1, 0.5), (20, 0.5 + 1e-16)]).hull().names == ("0",)
+
+
 def test_an_overhead_is_charged_to_every_answer():
     options = direct_options([0.8, 0.9], LATENCIES[:2]).charged(1.5)
     assert options.cost_ns.tolist() == pytest.approx([4 / 3 + 1.5, 7 / 3 + 1.5])
