@@ -91,6 +91,11 @@ def parser() -> argparse.ArgumentParser:
     train_command.add_argument(
         "--size", type=int, help="height and width in pixels (default: the recipe's, mostly 32)"
     )
+    train_command.add_argument(
+        "--start",
+        metavar="RUN",
+        help="a finished run under runs/ whose weights are the first: a warm restart",
+    )
     train_command.add_argument("--epochs", type=int, help="instead of the recipe's")
     train_command.add_argument(
         "--drop-path", choices=get_args(Regime), help="the paper's ways of training, instead of the recipe's"
@@ -146,7 +151,10 @@ def train(options: argparse.Namespace) -> None:
         if ranks.leads:
             say_skipped(data)
         folder = RUNS / (options.name or recipe.name)
-        how = RunOptions(folder, options.minutes, options.evaluate_every, options.precision, ranks=ranks)
+        start = RUNS / options.start / "trained.pt" if options.start else None
+        how = RunOptions(
+            folder, options.minutes, options.evaluate_every, options.precision, start=start, ranks=ranks
+        )
         run = Run(recipe, data, options.seed, how)
         run.train(stop_at_signals())
         if ranks.leads:

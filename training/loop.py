@@ -133,6 +133,12 @@ class Trainer:
         if self.average:
             self.average.restore(state["average"])
 
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Take the first weights from a trained net; everything else begins as in a new run."""
+        self.net.load_state_dict(weights)
+        if self.average:
+            self.average.restore(dict(self.losses.named_parameters()))
+
     def measured(self) -> AbstractContextManager[None]:
         """The net as it is measured and published: with averaged weights where the recipe says so."""
         return self.average.worn() if self.average else nullcontext()

@@ -44,6 +44,11 @@ class Trained:
         self.stages = stages(self.config)
         self.costs: dict[str, Cost] = {name: cost(self.net, s) for name, s in self.stages.items()}
 
+    @property
+    def earlier(self) -> list[dict[str, Any]]:
+        """Recipe, epochs and seed of every run whose weights this one started from, oldest first."""
+        return list(self.content.get("start", []))
+
     def logits(self, stage: str, part: str) -> Floats:
         """float32 [n, classes] of one stage on `validation`, `calibration` or `test`."""
         return self.content["logits"][stage][part].numpy()  # type: ignore[no-any-return]
@@ -183,9 +188,9 @@ def _provenance(trained: Trained) -> Provenance:
     sizes = ", ".join(f"{count} {part}" for part, count in content["part_sizes"].items())
     return Provenance(
         data=f"{content['data']}: {sizes}",
-        recipe=content["recipe"]["name"],
+        recipe=", then ".join([*(run["recipe"] for run in trained.earlier), content["recipe"]["name"]]),
         seed=content["seed"],
-        epochs=content["recipe"]["epochs"],
+        epochs=sum(run["epochs"] for run in trained.earlier) + content["recipe"]["epochs"],
         code_commit=content["code_commit"],
         date=dt.datetime.now(dt.UTC).date().isoformat(),
         test_errors={name: round(1 - trained.accuracy(name, "test"), 6) for name in trained.stages},
@@ -207,6 +212,7 @@ def model_card(trained: Trained, manifest: Manifest, graphs: list[StageGraph]) -
         "",
         f"FractalNet, C = {config.columns}, {config.blocks} blocks, channels {config.channels}.",
         f"Data: {p.data}. Recipe `{p.recipe}`: {p.epochs} epochs, draws {draws}, seed {p.seed}.",
+        *_restart_lines(trained),
         f"Code {p.code_commit}, exported {p.date}.",
         "Last epoch, no choice made on the test set: rungs were chosen on validation, pools fitted on calibration.",
         "",
@@ -240,6 +246,19 @@ def model_card(trained: Trained, manifest: Manifest, graphs: list[StageGraph]) -
         *_precision_lines(manifest),
     ]
     return "\n".join(lines)
+
+
+def _restart_lines(trained: Trained) -> list[str]:
+    """How the epochs fall on the runs, where the last one started from the weights of others."""
+    recipe = trained.content["recipe"]
+    last = {"recipe": recipe["name"], "epochs": recipe["epochs"], "seed": trained.content["seed"]}
+    runs = [*trained.earlier, last]
+    told = [f"`{run['recipe']}` {run['epochs']} epochs, seed {run['seed']}" for run in runs]
+    return (
+        ["In warm restarts, each from the weights of the one before: " + "; ".join(told) + "."]
+        if told[1:]
+        else []
+    )
 
 
 def _precision_lines(manifest: Manifest) -> list[str]:

@@ -56,7 +56,9 @@ class RunOptions:
 
     `minutes`: stop cleanly after so long; `evaluate_every`: epochs between glances at every stage;
     `precision`: of a new run; a resumed one keeps its own, since that is part of its result;
-    `one_bar`: a single progress bar over all epochs, for small data whose epochs last a second.
+    `one_bar`: a single progress bar over all epochs, for small data whose epochs last a second;
+    `start`: trained.pt of a finished run of the same net and data, whose weights are the first ones: a warm restart
+    (Loshchilov and Hutter, SGDR, 2017), with momentum from nothing and a rate that begins anew.
     """
 
     folder: Path
@@ -64,16 +66,22 @@ class RunOptions:
     evaluate_every: int = 5
     precision: Precision = "auto"
     one_bar: bool = False
+    start: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
 
 class Run:
-    """One training run. Resumes from the folder's checkpoint if there is one."""
+    """One training run. Resumes from the folder's checkpoint if there is one.
+
+    Raises CheckpointError where that is of another run, or the run to start from is of another net or other data.
+    """
 
     def __init__(self, recipe: Recipe, data: Dataset, seed: int, options: RunOptions) -> None:
         self.recipe, self.data, self.seed, self.options = recipe, data, seed, options
         self.splits: Splits = split(data)
         config = recipe.net(len(data.classes), data.input_size)
+        self._start = checkpoint.load(options.start) if options.start else {}
+        self._check_start(config.to_dict())
         options.folder.mkdir(parents=True, exist_ok=True)
         saved = self._saved()
         precision = options.precision if saved is None else "bf16" if saved["bf16"] else "float32"
@@ -81,6 +89,8 @@ class Run:
         self.trainer = Trainer(recipe, config, self.splits.train, seed, hardware, options.ranks)
         if saved:
             self.trainer.restore(saved["trainer"])
+        elif self._start:
+            self.trainer.begin_with(self._start["net"])
         # Of the start, as it is now: the tree may have moved on by the time the run ends.
         self._code_commit: str = (saved or {}).get("code_commit") or code_commit()
         self._pixels = Pixels(self.splits.train, recipe.crop)
@@ -209,6 +219,7 @@ class Run:
                 "std": self._pixels.std,
                 "net": self._weights(),
                 "statistics": statistics,
+                "start": self._earlier(),
                 "ten_crop": self._ten_crop_errors(statistics),
                 "logits": {s: {p: torch.from_numpy(v) for p, v in o.items()} for s, o in outputs.items()},
                 "labels": {name: torch.from_numpy(p.labels) for name, p in parts.items()},
@@ -268,6 +279,28 @@ class Run:
                 outputs[name] = {p: logits(net, subnetwork, statistics[name], b) for p, b in batches.items()}
         return outputs, statistics
 
+    # --- a warm restart -----------------------------------------------------------------------------------------
+
+    def _check_start(self, config: dict[str, Any]) -> None:
+        """Raise CheckpointError unless the run to start from is a finished one of this net and these classes."""
+        if not self._start:
+            return
+        if self.recipe.levers.private_norms:
+            raise CheckpointError("private batch norms are not part of trained.pt: no run starts with them")
+        for key, own in (("config", config), ("classes", list(self.data.classes)), ("data", self.data.name)):
+            if self._start.get(key) != own:
+                raise CheckpointError(
+                    f"{self.options.start} cannot be started from: its {key} is {self._start.get(key)}, not {own}"
+                )
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        """What was trained before this run, oldest first: recipe, epochs and seed of every run it started from."""
+        if not self._start:
+            return []
+        recipe = self._start["recipe"]
+        last = {"recipe": recipe["name"], "epochs": recipe["epochs"], "seed": self._start["seed"]}
+        return [*self._start.get("start", []), last]
+
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     @property
@@ -280,6 +313,7 @@ class Run:
             "seed": self.seed,
             "classes": list(self.data.classes),
             "data": fingerprint(self.splits.train),
+            "start": weights_hash(self._start["net"]) if self._start else None,
         }
 
     def _save(self) -> None:
@@ -333,6 +367,15 @@ def fingerprint(part: Part) -> str:
         count = FINGERPRINT_BYTES // images[0].nbytes
         images = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()
+
+
+def weights_hash(weights: dict[str, torch.Tensor]) -> str:
+    """A hash of a net's weights, so that a run is not resumed from another start."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

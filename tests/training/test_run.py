@@ -19,7 +19,7 @@ from training.checkpoint import CheckpointError
 from training.data import load
 from training.loop import DivergedError, Hardware, Trainer
 from training.parts import Dataset, split
-from training.recipe import Recipe
+from training.recipe import Levers, Recipe
 from training.run import Run, RunOptions, StopRequestedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,3 +214,46 @@ def test_the_commit_that_is_noted_is_the_one_a_run_began_with(
     resumed = Run(recipe(), digits, 0, options(tmp_path))
     resumed.train()
     assert checkpoint.load(resumed.finish())["code_commit"] == "first"
+
+
+def trained_digits(folder: Path, digits: Dataset, **more: Any) -> Path:
+    run = Run(recipe(**more.pop("recipe", {})), digits, more.pop("seed", 0), options(folder, **more))
+    run.train()
+    return run.finish()
+
+
+def test_a_warm_restart_begins_with_the_weights_of_the_finished_run_and_tells_of_it(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    first = trained_digits(tmp_path / "first", digits)
+    again = Run(recipe(), digits, 3, options(tmp_path / "again", start=first))
+    begun, trained = again.trainer.net.state_dict(), checkpoint.load(first)["net"]
+    assert all(torch.equal(begun[name], value) for name, value in trained.items())
+    again.train()
+    content = checkpoint.load(again.finish())
+    assert content["start"] == [{"recipe": "digits", "epochs": 2, "seed": 0}]
+    third = trained_digits(tmp_path / "third", digits, start=tmp_path / "again" / "trained.pt")
+    assert [run["seed"] for run in checkpoint.load(third)["start"]] == [0, 3]
+
+
+def test_a_warm_restart_resumes_exactly_and_only_from_its_own_start(digits: Dataset, tmp_path: Path) -> None:
+    first = trained_digits(tmp_path / "first", digits)
+    whole, parts = (options(tmp_path / name, start=first) for name in ("whole", "parts"))
+    Run(recipe(), digits, 1, whole).train()
+    stopped = Run(recipe(), digits, 1, parts)
+    with pytest.raises(StopRequestedError):
+        stopped.train(lambda: stopped.trainer.step >= 9)
+    Run(recipe(), digits, 1, parts).train()
+    assert_same_weights(whole.folder, parts.folder)
+    with pytest.raises(CheckpointError, match="its start differs"):
+        Run(recipe(), digits, 1, options(tmp_path / "parts"))
+
+
+def test_a_warm_restart_of_another_net_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    first = trained_digits(tmp_path / "first", digits)
+    with pytest.raises(CheckpointError, match="its config is"):
+        Run(recipe(columns=3), digits, 0, options(tmp_path / "again", start=first))
+    private = recipe(levers=Levers(private_norms=True))
+    with pytest.raises(CheckpointError, match="private batch norms"):
+        Run(private, digits, 0, options(tmp_path / "again", start=first))
+    assert not (tmp_path / "again").exists()
