@@ -21,6 +21,7 @@ from server.errors import (
 )
 from server.fairness import WINDOW_NS, Shares
 from server.lag import Lag
+from server.throttle import Throttle
 
 MOMENT_NS = 100_000_000
 
@@ -38,6 +39,10 @@ class Permit:
     def rejected(self) -> None:
         """The engine had no room for it after all; it still has to be released."""
         self._door.rejected(self._client)
+
+    def missed(self, had_ns: int) -> None:
+        """No stage finished in the `had_ns` that there were for it; it still has to be released."""
+        self._door.missed(had_ns)
 
     def release(self) -> None:
         """Gives it back. Raises RuntimeError the second time: two owners are a bug that leaks or forges room."""
@@ -65,12 +70,14 @@ class Door:
         max_jobs: int,
         max_body_bytes: int,
         shares: Shares | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._view = view
         self._lag = lag
         self._clock = clock
         self._max_jobs = max_jobs
         self._shares = shares
+        self._throttle = throttle or Throttle()
         self._max_buffered = max(256_000_000, 2 * max_body_bytes)
         self._refused_ns = -MOMENT_NS
         self.draining = False
@@ -101,6 +108,10 @@ class Door:
         if self._shares is not None:
             self._shares.rejected(client)
 
+    def missed(self, had_ns: int) -> None:
+        """An image that had been let in got no answer in the time that there was for it."""
+        self._throttle.missed(had_ns)
+
     def check(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> None:
         """Raises what `admit` would, and takes nothing: for refusing before the body is read."""
         now = self._clock()
@@ -109,6 +120,17 @@ class Door:
         except Unavailable:
             self._refused_ns = now
             raise
+
+    def enter(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> None:
+        """Takes a request on, before its body is read. Raises what `admit` would, and Overloaded above the rate."""
+        self.check(model, received_ns, deadline_ns, client)
+        if not self._throttle.take(now := self._clock()):
+            self._refused_ns = now
+            if self._shares is not None:
+                self._shares.refused(client)
+            raise Overloaded(
+                "More requests arrive than this service can answer.", retry_after_ms=MOMENT_NS / 1e6
+            )
 
     def refusing(self, now_ns: int) -> bool:
         """Whether somebody has been refused a moment ago, so that the next one may be too."""

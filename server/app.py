@@ -30,6 +30,7 @@ from prometheus_client import CollectorRegistry
 from model_repo.repository import Repository
 from server import child, logs
 from server.admission import Door
+from server.arrivals import Arrivals
 from server.catalog import Catalog
 from server.child import ChildContext, Processes
 from server.connections import protocol
@@ -52,6 +53,7 @@ from server.routes.request import Desk, RequestIds
 from server.routes.stream import Stream
 from server.settings import Settings
 from server.tally import Tally
+from server.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class FrontEnd:
         self.deadlines = Deadlines(clock)
         self.link = Link(context.engine_endpoint, identity, self.view, clock)
         self.jobs = Jobs(self.view, self.deadlines, self.link.send, clock)
+        self.throttle = Throttle()
         self.door = Door(
             self.view,
             self.lag,
@@ -89,6 +92,7 @@ class FrontEnd:
             max_jobs=settings.max_jobs,
             max_body_bytes=settings.max_body_bytes,
             shares=Shares() if settings.fair_share else None,
+            throttle=self.throttle,
         )
         self.decoder = Decoder(self.deadlines, self.metrics.decode, settings.max_pixels)
         self.doorman = Doorman(
@@ -179,9 +183,10 @@ class FrontEnd:
             alarm.close()
 
     def _http_server(self) -> _HttpServer:
+        arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock)
         config = uvicorn.Config(
             self.application,
-            http=protocol(self.doorman, self.early),  # type: ignore[arg-type]
+            http=protocol(self.doorman, arrivals, self.early),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -253,7 +258,9 @@ class _Pulse:
     def _beat(self) -> None:
         front = self._front
         now = front.clock()
-        front.lag.ticked(now - self._next_ns)
+        late_ns = now - self._next_ns
+        front.lag.ticked(late_ns)
+        front.throttle.ticked(late_ns, now)
         front.link.tick()
         if now >= self._sweep_ns:
             self._sweep_ns = now + SWEEP_NS
@@ -271,6 +278,7 @@ class _Pulse:
         front.metrics.connections.set(len(self._server.server_state.connections))
         front.metrics.loop_lag.set(front.lag.loop_ns / 1e9)
         front.metrics.answer_guard.set(front.lag.guard_ns / 1e9)
+        front.metrics.rate_limit.set(math.inf if front.throttle.rate is None else front.throttle.rate)
 
     def _see_to_the_end(self, now: int) -> None:
         self._drain_until_ns = self._drain_until_ns or now + int(self._front.context.settings.drain_s * 1e9)

@@ -18,16 +18,20 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from server.arrivals import Arrivals
 from server.doorman import Doorman, Phase
 from server.errors import CONTENT_TYPE, BadRequest, HeadersTooLarge, Overloaded, Problem, RequestTimeout
 
 Headers = list[tuple[bytes, bytes]]
 
-Refuse = Callable[[bytes, Headers, int, str], "tuple[int, Headers, bytes] | None"]
-"""Asked at the end of each request's headers: its url, headers, time and client; a whole response, or None."""
+Response = tuple[int, Headers, bytes]
+Refuse = Callable[[bytes, Headers, int, str], Response | bool]
+"""Asked at the end of each request's headers: its url, headers, time and client. A whole response is a refusal; else
+whether the request has been taken on already."""
 
 RECEIVED_NS = "anytime.received_ns"
 CONNECTION = "anytime.connection"
+TAKEN_ON = "anytime.taken_on"
 
 _MAX_HEADER_BYTES = 65_536
 _MAX_PIPELINED = 100
@@ -54,10 +58,12 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         doorman: Doorman,
+        arrivals: Arrivals | None = None,
         refuse: Refuse | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.doorman = doorman
+        self._arrivals = arrivals or Arrivals(self.loop.call_soon, doorman.clock)
         self._refuse = refuse
         self.phase = Phase.BUSY
         self.on_lost: Callable[[], None] | None = None
@@ -112,6 +118,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, and looks after what takes too long or is too large."""
+        self._arrivals.read()
         if self.phase is Phase.CLOSING:
             return
         if self._upgrade_declined:
@@ -143,13 +150,14 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The moment at which a request's time begins."""
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        received_ns = scope[RECEIVED_NS] = self.doorman.clock()
+        received_ns = scope[RECEIVED_NS] = self._arrivals.since_ns
         scope[CONNECTION] = self
         self._in_headers = False
         self._headers_ended = True
         self._in_body = True
         self._header_bytes = 0
-        if self._refuse is not None and self._refused(self._refuse, received_ns):
+        scope[TAKEN_ON] = False
+        if self._refuse is not None and self._refused(self._refuse, scope, received_ns):
             return
         if self.phase is not Phase.BUSY:
             self.doorman.watch(self, Phase.BUSY)
@@ -200,7 +208,7 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    def _refused(self, refuse: Refuse, received_ns: int) -> bool:
+    def _refused(self, refuse: Refuse, scope: dict[str, Any], received_ns: int) -> bool:
         """Answers a plain request that the door has no room for, at once; False where it is not that simple."""
         parser = self.parser
         last: RequestResponseCycle | None = self.cycle
@@ -212,7 +220,8 @@ class Connection(HttpToolsProtocol):
         if parser.get_http_version() == "1.0":  # its connection is not kept alive, whatever it asks for
             return False
         response = refuse(self.url, self.headers, received_ns, self.client[0] if self.client else "")
-        if response is None:
+        if isinstance(response, bool):
+            scope[TAKEN_ON] = response
             return False
         status, headers, body = response
         self.cycle = _REFUSED
@@ -302,6 +311,6 @@ def _head(status: int, headers: Headers) -> bytes:
     return b"%b%b\r\n" % (STATUS_LINE[status], fields)
 
 
-def protocol(doorman: Doorman, refuse: Refuse | None = None) -> Callable[..., Connection]:
+def protocol(doorman: Doorman, arrivals: Arrivals, refuse: Refuse) -> Callable[..., Connection]:
     """What uvicorn calls for each connection."""
-    return partial(Connection, doorman=doorman, refuse=refuse)
+    return partial(Connection, doorman=doorman, arrivals=arrivals, refuse=refuse)

@@ -53,6 +53,7 @@ class Job:
     Attributes:
         model: the served model.
         due_ns: when the answer has to leave at the latest.
+        started_ns: when it was handed to `Jobs`.
         overhead_ns: of its budget, what never reaches the engine: time before it was handed over, and the guard.
         refinements: what has come, in order.
         stages: bit k is set when rung k is in the pooled answer.
@@ -82,6 +83,7 @@ class Job:
         "refinements",
         "sent",
         "stages",
+        "started_ns",
         "top_k",
     )
 
@@ -111,6 +113,7 @@ class Job:
         self.explain = explain
         self.decisions: list[Decision] | None = None
         self.number = 0
+        self.started_ns = 0
         self.sent = False
         self.entry: Entry | None = None
         self.refinements: list[Refinement] = []
@@ -156,7 +159,8 @@ class Jobs:
 
     def start(self, job: Job) -> None:
         """Hands a job to the engine, or holds it until there is one. Owns its permit from here on."""
-        if job.due_ns <= self._clock():
+        job.started_ns = self._clock()
+        if job.due_ns <= job.started_ns:
             self._fail(job, _nothing_in_time())
             return
         self._numbers += 1
@@ -192,11 +196,12 @@ class Jobs:
             self._end(job, message.stop_reason)
         elif message.stop_reason == "rejected":
             job.permit.rejected()
+            job.permit.missed(job.due_ns - job.started_ns)
             self._fail(job, _rejected(job, message.feasible_ns))
         elif message.stop_reason == "stage_failed":
             self._fail(job, StagesFailed())
         else:
-            self._fail(job, _nothing_in_time())
+            self._miss(job)
 
     def abandon(self, job: Job) -> None:
         """Nobody waits for this job any more."""
@@ -235,9 +240,13 @@ class Jobs:
         if job.refinements:
             self._end(job, "deadline")
         elif job.sent:
-            self._fail(job, _nothing_in_time())
+            self._miss(job)
         else:
             self._fail(job, engine_lost(self._view.back_in_ns(self._clock())))
+
+    def _miss(self, job: Job) -> None:
+        job.permit.missed(job.due_ns - job.started_ns)
+        self._fail(job, _nothing_in_time())
 
     def _fail(self, job: Job, problem: Problem) -> None:
         job.problem = problem

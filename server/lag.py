@@ -1,9 +1,8 @@
 """How late this process runs, and so how long before a deadline an answer must leave.
 
 Knows two measurements: how late the periodic tick of the event loop is, and how long after its due moment an answer
-ended by the clock was written. Must not know clocks or requests. A request that arrives in a busy loop waits in the
-socket, unstamped, for about as long as the tick is late: that time is taken off its budget, and the like is
-needed again to answer.
+ended by the clock was written. Must not know clocks or requests. How long a request waited before it was read is not
+its business (see arrivals).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _RECOVERY = 8
 class Lag:
     """Recent lateness in nanoseconds.
 
-    One stall is not a trend. What a busy loop takes off each request before it is stamped is the median of the
-    ticks; what answering may take is a high quantile, of the ticks or of the answers, whichever is larger.
+    One stall is not a trend. What answering may take is a high quantile, of the ticks or of the answers, whichever is
+    larger.
 
     Attributes:
         loop_ns: median lateness of the recent ticks.
@@ -65,4 +64,4 @@ class Lag:
             self._settle()
 
     def _settle(self) -> None:
-        self.guard_ns = self._least_ns + self.loop_ns + max(self._late_ticks_ns, self.answering_ns)
+        self.guard_ns = self._least_ns + max(self._late_ticks_ns, self.answering_ns)

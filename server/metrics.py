@@ -106,6 +106,12 @@ class FrontEndMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.rate_limit = Gauge(
+            "anytime_rate_limit",
+            "Requests a second that a front end takes on; +Inf while it takes on all.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self.decode = Histogram(
             "anytime_decode_seconds",
             "Time to decode one image.",

@@ -33,12 +33,16 @@ from server.settings import Settings
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 500
+YIELDS = 3
+"""Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch."""
+
 DEVICE_LOST = 74  # exit status, as EX_IOERR
 
 
 def main() -> None:
     """Load the models, say so meanwhile, serve until told to end."""
     context = enter()
+    os.nice(YIELDS)
     settings = context.settings
     logs.configure(settings.log_level, "engine")
     sys.setswitchinterval(1e-4)  # a launch beside the loop must not wait 5 ms for the interpreter

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from server.connections import Headers
+from server.connections import Headers, Response
 from server.errors import Problem, Unavailable
 from server.routes.hot import problem_response
 from server.routes.request import Desk
@@ -34,33 +34,31 @@ class EarlyRefusal:
         self._routes = {route.encode(): route for route in routes}
         self._access_log = access_log
 
-    def __call__(
-        self, url: bytes, headers: Headers, received_ns: int, client: str
-    ) -> tuple[int, Headers, bytes] | None:
-        """Status, headers and body of a refusal; None for a request that goes the long way."""
+    def __call__(self, url: bytes, headers: Headers, received_ns: int, client: str) -> Response | bool:
+        """Status, headers and body of a refusal; else whether the request was taken on here."""
         desk = self._desk
         if not desk.door.refusing(received_ns):
-            return None
+            return False
         path, _, query_string = url.partition(b"?")
         route = self._routes.get(path)
         query = desk.parser.known(query_string) if route is not None else None
         if route is None or query is None:
-            return None
+            return False
         try:
             model = desk.catalog.resolve(query.model)
         except Problem:  # a damaged model is a 503 too, but not one of the door's
-            return None
+            return False
         try:
-            desk.door.check(model, received_ns, received_ns + query.budget_ns, client)
+            desk.door.enter(model, received_ns, received_ns + query.budget_ns, client)
         except Unavailable as problem:
             return self._refuse(problem, route, model.key, headers, received_ns)
         except Problem:
-            return None
-        return None
+            return False
+        return True
 
     def _refuse(
         self, problem: Unavailable, route: str, model: str, headers: Headers, received_ns: int
-    ) -> tuple[int, Headers, bytes]:
+    ) -> Response:
         given = next((value for name, value in headers if name == b"x-request-id"), None)
         request_id = self._desk.ids.given_or_new(given)
         self._tally.problem(problem)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope
 
 from server.admission import Door
 from server.catalog import Catalog, ModelView
-from server.connections import CONNECTION, RECEIVED_NS, Connection
+from server.connections import CONNECTION, RECEIVED_NS, TAKEN_ON, Connection
 from server.deadlines import Clock
 from server.decoding import Decoder
 from server.errors import Problem, Unprocessable, UnsupportedMedia
@@ -150,7 +150,8 @@ class Request:
             _check_media_type(self._content_type)
         refuse_too_large(self._content_length, desk.max_body_bytes)
         # Refused before the body is read: under overload this is what most requests cost.
-        desk.door.check(self.model, self.received_ns, self.deadline_ns, self._client)
+        if not self._scope.get(TAKEN_ON):
+            desk.door.enter(self.model, self.received_ns, self.deadline_ns, self._client)
         body = await self._body(receive)
         if self.form:
             self.uploads = uploads(body, self._content_type, desk.max_files)

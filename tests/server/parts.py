@@ -10,6 +10,7 @@ from server.engine_view import EngineView
 from server.jobs import Job, Jobs
 from server.lag import Lag
 from server.messages import Credit, Heartbeat, Message, ServedModel
+from server.throttle import Throttle
 from tests.models import tiny_manifest
 from tests.server.test_deadlines import ManualClock
 
@@ -37,7 +38,10 @@ class Parts:
         self.view = EngineView()
         self.sent: list[Message] = []
         self.lag = Lag(2 * MS)
-        self.door = Door(self.view, self.lag, now, max_jobs=max_jobs, max_body_bytes=1000)
+        self.throttle = Throttle()
+        self.door = Door(
+            self.view, self.lag, now, max_jobs=max_jobs, max_body_bytes=1000, throttle=self.throttle
+        )
         self.jobs = Jobs(self.view, self.clock.deadlines, self.sent.append, now)
 
     def engine_is_ready(self, epoch: int = 1, jobs: int = 100, first_ns: int = MS) -> None:

@@ -169,3 +169,14 @@ def test_a_model_whose_stages_have_all_failed_is_a_500_and_no_question_of_time(p
     parts.view.heartbeat(Heartbeat("ready", models=[broken]), 0)
     with pytest.raises(StagesFailed):
         parts.door.admit(parts.model, 0, SECOND)
+
+
+def test_above_the_rate_requests_are_not_taken_on_and_the_door_says_so(parts: Parts) -> None:
+    parts.throttle.rate = 100.0
+    parts.clock.now = 10 * MS
+    parts.door.enter(parts.model, 10 * MS, SECOND)
+    assert not parts.door.refusing(10 * MS)
+    with pytest.raises(Overloaded, match="More requests arrive"):
+        parts.door.enter(parts.model, 10 * MS, SECOND)
+    assert parts.door.refusing(10 * MS)
+    parts.door.check(parts.model, 10 * MS, SECOND)  # whoever has been taken on is not counted again

@@ -21,15 +21,15 @@ def test_one_stall_is_not_a_trend() -> None:
     assert lag.guard_ns == 2 * MS
 
 
-def test_a_busy_loop_is_taken_off_twice_unstamped_and_to_answer() -> None:
+def test_a_busy_loop_takes_as_long_to_answer() -> None:
     lag = Lag(2 * MS)
     for _ in range(20):
         lag.ticked(5 * MS)
     assert lag.loop_ns == 5 * MS
-    assert lag.guard_ns == 12 * MS
+    assert lag.guard_ns == 7 * MS
 
 
-def test_what_is_taken_off_for_waiting_unstamped_recovers_within_a_third_of_a_second() -> None:
+def test_the_loop_is_taken_for_punctual_again_within_a_third_of_a_second() -> None:
     lag = Lag(2 * MS)
     for _ in range(20):
         lag.ticked(5 * MS)

@@ -1,0 +1,57 @@
+"""Since when a request that is read now may have been waiting in its socket.
+
+Knows the turns of an event loop; must not know sockets or requests. A busy loop reads in one turn all that arrived
+during the turn before. Without this, a request's time would begin only when it is read at last, and a deadline would
+be missed by a service that believes itself punctual. The kernel could say when bytes came, but not for TCP through
+this loop; so the longest that they can have waited is taken, which in a loop with time to spare is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from server.deadlines import Clock
+
+CallSoon = Callable[[Callable[[], object]], object]
+"""Has the loop call something at the beginning of its next turn."""
+
+
+class Arrivals:
+    """The turns of one loop in which bytes are read.
+
+    Args:
+        call_soon: of the loop.
+        clock: nanoseconds.
+
+    Attributes:
+        since_ns: the earliest moment at which the bytes that are being read may have arrived.
+    """
+
+    def __init__(self, call_soon: CallSoon, clock: Clock) -> None:
+        self._call_soon = call_soon
+        self._clock = clock
+        self._reading = False  # in this turn
+        self._awake = (
+            False  # the loop has not slept since bytes were last read: its turns follow each other at once
+        )
+        self._began_ns = self.since_ns = 0
+
+    def read(self) -> None:
+        """Bytes have been read."""
+        if self._reading:
+            return
+        now = self._clock()
+        self.since_ns = self._began_ns if self._awake else now
+        self._began_ns = now
+        self._reading = True
+        if not self._awake:
+            self._awake = True
+            self._call_soon(self._turned)
+
+    def _turned(self) -> None:
+        """Another turn begins; while there is something to call, it looks for bytes without waiting for them."""
+        if self._reading:
+            self._reading = False
+            self._call_soon(self._turned)
+        else:  # it looked, and there were none: from here on it may sleep
+            self._awake = False

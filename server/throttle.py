@@ -1,0 +1,103 @@
+"""How many requests a second one front end takes on when more arrive than it can answer.
+
+Knows how late the event loop's tick is, and counts; must not know models, deadlines or HTTP. The doors behind it look
+at one image: is there room for it, can its first rung be in time? They cannot see that the process itself has no time,
+for the requests that wait in its sockets are stamped only when they are read. That wait is what is controlled here, as
+CoDel (Nichols and Jacobson, 2012) and DAGOR (Zhou et al., 2018) control queues: while the tick is late again and again,
+the rate is cut below what was taken on last; while it is punctual the rate rises. What is above it is refused when its
+headers are complete, for a fraction of what an answer costs, so that the time left is spent on answers that arrive.
+"""
+
+from __future__ import annotations
+
+LATE_NS = 8_000_000  # of the tick: with the like for answering, a third of a 50 ms budget
+PUNCTUAL_NS = 4_000_000
+AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
+FEW = 4
+MISSES = 0.03
+SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
+COUNT_NS = 250_000_000  # over which what is taken on is counted
+CUT = 0.85
+RISE = 1.015  # a tick …
+RISE_NEAR = 1.004  # … but near the rate at which it was last too much
+NEAR = 0.1
+BURST_NS = 10_000_000  # what may come at once: this long at the rate …
+LEAST_BURST = 8.0  # … or so many
+LEAST_RATE = 50.0  # a second: at less, whatever is late, it is not their number
+IDLE_NS = 1_000_000_000  # it ends once it has refused nobody for so long
+
+
+class Throttle:
+    """The rate of one front end.
+
+    Attributes:
+        rate: requests a second that are taken on; None while all are.
+    """
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self._too_much = 1.0
+        self._tokens = 0.0
+        self._filled_ns = 0
+        self._taken = 0
+        self._since_ns = 0
+        self._counted = 0.0
+        self._cut_ns = 0
+        self._missed = 0
+        self._late_before = False
+        self._refused_ns = 0
+
+    def take(self, now_ns: int) -> bool:
+        """Whether one more request is taken on; counts it if so."""
+        if self.rate is not None:
+            self._fill(now_ns, self.rate)
+            if self._tokens < 1:
+                self._refused_ns = now_ns
+                return False
+            self._tokens -= 1
+        self._taken += 1
+        return True
+
+    def missed(self, had_ns: int) -> None:
+        """A request that was taken on got no answer in the `had_ns` that there were for it."""
+        if had_ns >= AMPLE_NS:
+            self._missed += 1
+
+    def ticked(self, late_ns: int, now_ns: int) -> None:
+        """The tick of the loop came `late_ns` after its time."""
+        late, before = late_ns > LATE_NS, self._late_before
+        self._late_before = late
+        missing = self._missed > max(FEW, MISSES * self._taken)
+        if (late and before) or missing:  # one stall is no trend
+            self._cut(now_ns)
+        elif self.rate is not None and late_ns < PUNCTUAL_NS:
+            near = abs(self.rate / self._too_much - 1) < NEAR
+            self.rate *= RISE_NEAR if near else RISE
+            if now_ns - self._refused_ns > IDLE_NS:
+                self.rate = None
+        if now_ns - self._since_ns > COUNT_NS:
+            self._counted = self._count(now_ns)
+            self._count_anew(now_ns)
+
+    def _cut(self, now_ns: int) -> None:
+        if now_ns - self._cut_ns < SETTLE_NS:
+            return
+        self._cut_ns = now_ns
+        # Counted over a stall, what was taken on says nothing of what could be: the window before it knows better.
+        now_taken = max(self._counted, self._count(now_ns), LEAST_RATE)
+        self._too_much = now_taken if self.rate is None else self.rate
+        self.rate = max(LEAST_RATE, CUT * self._too_much)
+        self._count_anew(now_ns)
+
+    def _count(self, now_ns: int) -> float:
+        """Requests a second that were taken on in this window."""
+        return self._taken * 1e9 / max(now_ns - self._since_ns, SETTLE_NS)
+
+    def _count_anew(self, now_ns: int) -> None:
+        self._taken = self._missed = 0
+        self._since_ns = now_ns
+
+    def _fill(self, now_ns: int, rate: float) -> None:
+        most = max(LEAST_BURST, rate * BURST_NS / 1e9)
+        self._tokens = min(most, self._tokens + (now_ns - self._filled_ns) * rate / 1e9)
+        self._filled_ns = now_ns

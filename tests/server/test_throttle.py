@@ -1,0 +1,85 @@
+"""How many requests are taken on while more arrive than can be answered."""
+
+from __future__ import annotations
+
+import math
+
+from server.throttle import CUT, FEW, LEAST_RATE, Throttle
+
+MS = 1_000_000
+TICK = 20 * MS
+
+
+def run(throttle: Throttle, start_ns: int, ticks: int, per_tick: int, late_ns: int) -> tuple[int, int]:
+    """Offers requests evenly; returns how many were taken on, and the time afterwards."""
+    taken, now = 0, start_ns
+    for _ in range(ticks):
+        for number in range(per_tick):
+            taken += throttle.take(now + number * TICK // per_tick)
+        now += TICK
+        throttle.ticked(late_ns, now)
+    return taken, now
+
+
+def test_while_the_loop_is_punctual_everybody_is_taken_on() -> None:
+    throttle = Throttle()
+    assert run(throttle, 0, 200, 50, 0)[0] == 10_000
+    assert throttle.rate is None
+
+
+def test_one_stall_is_no_trend() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    throttle.ticked(100 * MS, now)
+    throttle.ticked(0, now + TICK)
+    assert throttle.rate is None
+
+
+def test_lateness_again_and_again_cuts_the_rate_below_what_was_taken_on() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)  # 2,500 a second
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    assert throttle.rate is not None
+    assert math.isclose(throttle.rate, CUT * 2500, rel_tol=0.1)
+    taken, _ = run(throttle, now, 50, 100, 6 * MS)  # neither late nor punctual: the rate stays
+    assert math.isclose(taken, throttle.rate, rel_tol=0.05)
+
+
+def test_it_never_takes_on_nobody() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    run(throttle, now, 2000, 50, 50 * MS)
+    assert throttle.rate == LEAST_RATE
+
+
+def test_a_punctual_loop_takes_on_more_and_at_last_everybody() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 20, 50, 15 * MS)
+    low = throttle.rate
+    _, now = run(throttle, now, 50, 50, 0)
+    assert low is not None
+    assert throttle.rate is not None
+    assert throttle.rate > low
+    run(throttle, now, 500, 50, 0)
+    assert throttle.rate is None
+
+
+def test_what_was_taken_on_in_vain_cuts_the_rate_of_a_punctual_loop_too() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    for _ in range(1000):
+        throttle.missed(40 * MS)
+    throttle.ticked(0, now)
+    assert throttle.rate is not None
+
+
+def test_a_few_misses_and_those_of_tight_deadlines_do_not() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    for _ in range(1000):
+        throttle.missed(5 * MS)
+    for _ in range(FEW):
+        throttle.missed(40 * MS)
+    throttle.ticked(0, now)
+    assert throttle.rate is None
