@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from training import checkpoint
-from training.__main__ import lacks_memory, main
+from training.command import lacks_memory, main
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -114,7 +114,7 @@ print('step', checkpoint.load(Path('runs/digits/checkpoint.pt'))['trainer']['ste
 LIMITED = """
 import resource
 import sys
-from training.__main__ import main
+from training.command import main
 
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 150 * 2**20
@@ -148,6 +148,24 @@ def test_a_memory_limit_stops_the_run_and_leaves_the_last_checkpoint(tmp_path: P
     assert "error: out of memory" in done.stderr
     assert "Traceback" not in done.stderr
     assert checkpoint.load(tmp_path / "runs/run/checkpoint.pt")["trainer"]["step"] == 1
+
+
+TOO_LITTLE = """
+import resource
+import runpy
+
+resource.setrlimit(resource.RLIMIT_AS, (600_000_000, 600_000_000))
+runpy.run_module("training", run_name="__main__")
+"""
+
+
+def test_a_limit_under_which_torch_cannot_even_be_loaded_is_told() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_LITTLE], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: out of memory: this process may have 600 MB of address space")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

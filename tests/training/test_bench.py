@@ -10,8 +10,8 @@ import pytest
 
 from model_repo.fractalnet import FractalConfig
 from training import bench, plain_loop, recipes
-from training.__main__ import main
 from training.busy import MachineBusyError, busy_machine, quiet_machine
+from training.command import main
 from training.loop import Hardware
 from training.recipe import Recipe
 

@@ -13,7 +13,7 @@ from model_repo.export import run
 from model_repo.images import decode
 from model_repo.repository import Repository
 from tests.training.photographs import CLASSES, CORRUPT, make
-from training.__main__ import main
+from training.command import main
 
 
 @pytest.fixture(scope="module")

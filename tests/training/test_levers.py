@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.__main__ import main
+from training.command import main
 from training.drop_path import Sampler
 from training.levers import BASE, LEVERS, passes, recipe_of
 

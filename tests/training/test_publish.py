@@ -15,8 +15,8 @@ import torch
 from model_repo.export import ROUNDED_BOUND, ParityError, run
 from model_repo.repository import Repository, VersionExists
 from training import recipes
-from training.__main__ import main
 from training.checkpoint import save
+from training.command import main
 from training.data import load
 from training.parts import Dataset, split
 from training.publish import Trained, choose_ladder

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 
 from training import listing, recipes
-from training.__main__ import _recipe as from_command_line
-from training.__main__ import parser
+from training.command import _recipe as from_command_line
+from training.command import parser
 from training.drop_path import Sampler
 from training.recipe import Levers, Recipe
 
@@ -60,7 +60,8 @@ def test_a_recipe_of_before_the_newest_fields_equals_its_successor() -> None:
 
 
 def test_levers_are_off_by_default_and_a_checkpoint_keeps_those_pulled() -> None:
-    assert not any(recipes.find(name).levers != Levers() for name in recipes.names())
+    pulling = [name for name in recipes.names() if recipes.find(name).levers != Levers()]
+    assert pulling == ["small_nested_c4_again"]
     pulled = recipes.find("small_nested").with_levers(average=0.99, late_draws={"column3": 1.0}, cutout=8)
     assert Recipe.from_dict(pulled.to_dict()) == pulled
     assert {f.name for f in fields(Levers)} >= {"sandwich", "private_norms", "label_smoothing"}

@@ -18,9 +18,9 @@ from matplotlib.patches import FancyBboxPatch
 from model_repo.calibration import accuracy, nll
 from model_repo.fractalnet import FractalConfig, column, cost, full
 from training import recipes
-from training.__main__ import main
 from training.checkpoint import load as load_checkpoint
 from training.checkpoint import save
+from training.command import main
 from training.data import load
 from training.insight import drawing, measures
 from training.insight import results as figures

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from training import checkpoint, recipes
-from training.__main__ import main
 from training.checkpoint import CheckpointError
+from training.command import main
 from training.data import load
 from training.loop import DivergedError, Hardware, Trainer
 from training.parts import Dataset, split
