@@ -181,8 +181,16 @@ class Supervisor:
             "ORT_DISABLE_TELEMETRY": "1",  # see backends/onnxruntime.py
             **dict.fromkeys(ONE_THREAD, "1"),
         }
-        child.process = self._spawn(child.module, environment, (self._listener.fileno(),) if serves else ())
         child.started_s = now_s
+        try:
+            child.process = self._spawn(
+                child.module, environment, (self._listener.fileno(),) if serves else ()
+            )
+        except OSError as error:  # the machine has no memory, process or descriptor to give: it may have soon
+            child.early_deaths = max(child.early_deaths, 1)  # so that even the first time is waited for
+            fields = {"child": child.name, "error": str(error), "again_in_s": child.ended(now_s)}
+            logger.error("could not be started", extra=fields)
+            return
         logger.info("started", extra={"child": child.name, "child_pid": child.process.pid})
         self._write_processes()
 

@@ -309,6 +309,23 @@ def test_a_child_is_started_again_at_once_and_then_ever_later():
     assert child.ended(200.0) == 0.0, "a long life is forgiven"
 
 
+def test_a_child_that_the_machine_has_no_room_for_is_tried_again_later():
+    def spawn(_module: str, _environment: dict[str, str], _descriptors: tuple[int, ...]) -> Any:
+        raise OSError(12, "Cannot allocate memory")
+
+    folder = RuntimeFolder()
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        supervisor = Supervisor(Settings(), listener, folder, spawn)
+        engine = supervisor._engine
+        due = []
+        for _ in range(3):
+            supervisor._start(engine, 100.0)
+            due.append(engine.due_s)
+    folder.remove()
+    assert engine.process is None
+    assert due == [100.5, 101.0, 102.0]
+
+
 def test_a_stage_that_hangs_for_ever_is_told_to_the_next_engine_no_oftener_than_counts():
     told: list[ChildContext] = []
 
