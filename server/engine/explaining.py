@@ -15,6 +15,9 @@ from server.messages import Considered, Decision
 KEPT = 64
 """Decisions kept for a job between two messages; the oldest give way: a slow job may live through thousands."""
 
+MOST = 32
+"""Jobs watched at a time; further ones are answered without an explanation: each makes every decision dearer."""
+
 BEST = "gains most for its time"
 SHORTER = "gains nearly the most for its time, and is shorter than what gains most"
 SAVED = "not everyone can be in time: the earliest deadline goes first"
@@ -36,7 +39,9 @@ class Explainer:
         self._decided = False
 
     def watch(self, key: Key, now_ns: int) -> None:
-        """Explain what becomes of this job."""
+        """Explain what becomes of this job, unless too many are being explained."""
+        if len(self._kept) >= MOST:
+            return
         self._kept[key] = now_ns, []
 
     def forget(self, key: Key) -> None:

@@ -110,7 +110,7 @@ def _cards(catalog: Catalog, view: EngineView, lag: Lag, models: list[ModelView]
 
 def _timing(model: ModelView, view: EngineView, lag: Lag) -> TimingCard | None:
     served = view.models.get(model.key)
-    if served is None:
+    if served is None or (served.failed and not served.stages):  # without a stage nothing takes any time
         return None
     return TimingCard(
         first_answer_ms=view.first_answer_ns(model.key) / 1e6,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.engine.events import Job, Launch
-from server.engine.explaining import BEST, KEPT, NOTHING, SAVED, Explainer
+from server.engine.explaining import BEST, KEPT, MOST, NOTHING, SAVED, Explainer
 from server.engine.policy import Arrived, PolicyConfig, Tick, new_state, step
 from tests.server.engine.simulation import MS, linear_table, tiny_ladder
 
@@ -97,3 +97,15 @@ def test_the_reasons_and_the_bound_on_what_is_kept() -> None:
     for _ in range(3 * KEPT):
         heard(explainer, [small], small)
     assert len(explainer.take(1) or []) == KEPT
+
+
+def test_no_more_than_so_many_are_watched_at_a_time() -> None:
+    scheduler = Scheduler()
+    for key in range(MOST + 1):
+        scheduler.arrive(key, explain=True)
+    scheduler.decide()
+    assert scheduler.explainer.take(MOST - 1)
+    assert scheduler.explainer.take(MOST) is None
+    scheduler.explainer.forget(0)
+    scheduler.explainer.watch(MOST, 0)
+    assert scheduler.explainer.take(MOST) == []
