@@ -31,6 +31,8 @@ CPU_AIM_US = 150.0
 _LOOSE_MS = 1000.0
 _WARM_UP = 50
 _COST_S = 5.0
+_PLAIN_RATES = (500.0, 1000.0)
+HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class ServeFigures:
     resident: int
     proportional: int
     costs: tuple[Cost, ...]
+    plain_costs: tuple[Cost, ...]
     null_ceiling: Found
     ceiling: Found
 
@@ -91,6 +94,7 @@ class ServeFigures:
             "resident_bytes": self.resident,
             "proportional_bytes": self.proportional,
             "null_engine_cpu": [cost.__dict__ for cost in self.costs],
+            "plain_fastapi_cpu": [cost.__dict__ for cost in self.plain_costs],
             "null_engine_ceiling": self.null_ceiling.rate,
             "front_end_ceiling": self.ceiling.rate,
         }
@@ -100,12 +104,13 @@ class ServeFigures:
 
 
 @contextmanager
-def bare_server(rig: Rig, model: str) -> Iterator[RunningServer]:
-    """The baseline on the core of our server."""
+def bare_server(rig: Rig, model: str, *, null: bool = False) -> Iterator[RunningServer]:
+    """The baseline on the core of our server; `null`: without its network."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "loadtest.baselines.bare_fastapi", "--port", str(port), "--model", model),
         *("--models-dir", str(rig.settings.models_dir), "--cpu", rig.settings.cpus.split(",")[0]),
+        *(["--null"] if null else []),
     ]
     with running(command, port, rig.folder / "bare.log") as server:
         yield server
@@ -156,8 +161,15 @@ def _null_engine(rig: Rig, seconds: float) -> tuple[Found, tuple[Cost, ...]]:
     ceiling = rig.highest_rate(CEILING_SHARE, "null-ceiling", backend="null")
     with rig.server(backend="null") as server:
         front_end_cost(rig, server, 200, 1)  # warms up
-        rates = (500.0, 0.8 * ceiling.rate)
+        rates = (*_PLAIN_RATES, 0.8 * ceiling.rate)
         return ceiling, tuple(front_end_cost(rig, server, rate, seconds) for rate in rates if rate > 0)
+
+
+def _plain_route(rig: Rig, model: str, seconds: float) -> tuple[Cost, ...]:
+    """The same requests to a plain FastAPI route that decodes, runs nothing and answers."""
+    with bare_server(rig, model, null=True) as server:
+        front_end_cost(rig, server, 200, 1)
+        return tuple(front_end_cost(rig, server, rate, seconds) for rate in _PLAIN_RATES)
 
 
 def bench_serve(rig: Rig, repeats: int, block: int, cost_s: float = _COST_S) -> ServeFigures:
@@ -188,6 +200,7 @@ def bench_serve(rig: Rig, repeats: int, block: int, cost_s: float = _COST_S) -> 
         resident=memory.resident,
         proportional=memory.proportional,
         costs=costs,
+        plain_costs=_plain_route(rig, model.name, cost_s),
         null_ceiling=null_ceiling,
         ceiling=rig.highest_rate(CEILING_SHARE, "ceiling", pin_rung=1),
     )
@@ -198,13 +211,31 @@ def _verdict(holds: bool) -> str:
 
 
 def _cost_lines(figures: ServeFigures) -> list[str]:
-    rows = [
-        [f"{cost.rate:.0f}", str(cost.offered), percent(cost.in_time)]
-        + [f"{cost.us.get(role, float('nan')):.0f}" for role in ("frontends", "engine", "supervisor")]
-        for cost in figures.costs
-    ]
-    header = ("Requests/s", "Offered", "In time", "Front end µs", "Null engine µs", "Supervisor µs")
-    return [markdown(header, rows)]
+    plain = {cost.rate: cost for cost in figures.plain_costs}
+    rows = []
+    for cost in figures.costs:
+        own = [f"{cost.us.get(role, float('nan')):.0f}" for role in ("frontends", "engine", "supervisor")]
+        other = plain.get(cost.rate)
+        beside = [f"{other.us['server']:.0f}", percent(other.in_time)] if other else ["–", "–"]
+        rows.append([f"{cost.rate:.0f}", str(cost.offered), percent(cost.in_time), *own, *beside])
+    header = (
+        *("Requests/s", "Offered", "In time", "Front end µs", "Null engine µs", "Supervisor µs"),
+        *("Plain FastAPI route µs", "Its share in time"),
+    )
+    return [markdown(header, rows), "", *_ratio_lines(figures)]
+
+
+def _ratio_lines(figures: ServeFigures) -> list[str]:
+    """Whether the front end costs half of a plain route."""
+    lines = []
+    for other in figures.plain_costs:
+        own = next(cost for cost in figures.costs if cost.rate == other.rate)
+        ratio = own.us["frontends"] / other.us["server"]
+        lines.append(
+            f"At {other.rate:.0f}/s the front end costs {ratio:.2f} of a plain FastAPI route that decodes the same "
+            f"images, runs nothing and answers; to be {HALF}: {_verdict(ratio <= HALF)}."
+        )
+    return lines
 
 
 def render(figures: ServeFigures) -> str:

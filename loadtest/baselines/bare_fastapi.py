@@ -8,6 +8,7 @@ import argparse
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ def open_session(graph: Path) -> ort.InferenceSession:
     return ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
-def build_app(folder: Path) -> FastAPI:
-    """An app that serves the last rung, the full net, of a model version's folder."""
+def build_app(folder: Path, *, null: bool = False) -> FastAPI:
+    """An app that serves the last rung, the full net, of a model version's folder.
+
+    `null`: instead of running it, every image gets the same logits: what is left is a plain route's own work.
+    """
     manifest = json.loads((folder / "manifest.json").read_text())
     height, width, labels = manifest["input"]["height"], manifest["input"]["width"], manifest["labels"]
     last = manifest["stages"][-1]
-    session = open_session(folder / last["file"])
-    name = session.get_inputs()[0].name
+    run = _constant(len(labels)) if null else _graph(folder / last["file"])
     app = FastAPI()
 
     @app.get("/readyz")
@@ -44,7 +47,7 @@ def build_app(folder: Path) -> FastAPI:
         with Image.open(io.BytesIO(await request.body())) as image:
             fitted = image.convert("RGB").resize((width, height))
             pixels = np.asarray(fitted, dtype=np.uint8)[None]
-        logits = session.run(None, {name: pixels})[0][0]
+        logits = run(pixels)
         shares = np.exp(logits - logits.max())
         index = int(shares.argmax())
         # The last two fields are ours, constant, so that one reader suffices for both servers.
@@ -57,6 +60,17 @@ def build_app(folder: Path) -> FastAPI:
         }
 
     return app
+
+
+def _graph(path: Path) -> Callable[[Any], Any]:
+    session = open_session(path)
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels})[0][0]
+
+
+def _constant(classes: int) -> Callable[[Any], Any]:
+    logits = np.zeros(classes, np.float32)
+    return lambda _pixels: logits
 
 
 def newest_version(models_dir: Path, model: str) -> Path:
@@ -72,9 +86,10 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--cpu", type=int, default=0)
+    parser.add_argument("--null", action="store_true", help="run no network")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.cpu})
-    app = build_app(newest_version(options.models_dir, options.model))
+    app = build_app(newest_version(options.models_dir, options.model), null=options.null)
     uvicorn.run(app, host="127.0.0.1", port=options.port, access_log=False, log_level="warning")
 
 
