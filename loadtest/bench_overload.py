@@ -1,23 +1,32 @@
 """Deadlines of 50 ms under 0.5 to 3 times the capacity, over HTTP.
 
 Capacity, front-end ceiling and null-engine ceiling are measured before and after; loads are capped at 80 %
-of the ceiling, beyond which HTTP judges only goodput.
+of the ceiling, beyond which HTTP judges only goodput. Beside them: the same loads with the scheduler pinned to each
+stage, loads above the ceiling, and deadlines of 10 ms.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from loadtest.capacity import CAPACITY_SHARE, CEILING_SHARE, DEADLINE_MS, MAX_DRIFT, Found, drift, drifted
+from loadtest.hindsight import Hindsight
+from loadtest.overload_goals import goals
+from loadtest.overload_goals import table as goal_table
+from loadtest.overload_rows import CEILING_PART, Load, Row
 from loadtest.published import Published
 from loadtest.rig import Rig
-from loadtest.summary import Summary, summarise
+from loadtest.servers import RunningServer
+from loadtest.summary import summarise
 from loadtest.tables import FIGURES, figures_row, markdown, milliseconds, percent
 
 MULTIPLES = (0.5, 1.0, 1.5, 3.0)
-CEILING_PART = 0.8
+BEYOND = (1.5, 3.0)  # of the ceiling; one sender cannot send ten times what the service can answer
+TIGHT_MS = 10.0
+TIGHT_MULTIPLE = 0.5
+TIGHT_SEEDS = (1, 2, 3, 4, 5)
 PUNCTUAL_BOUND = 0.95
 
 
@@ -47,35 +56,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Load:
-    """A multiple of capacity, the rate that was really offered, and whether the ceiling is what bounds it.
-
-    `reached` is the multiple that the rate amounts to.
-    """
-
-    multiple: float
-    rate: float
-    capped: bool
-    reached: float
-
-    def __str__(self) -> str:
-        if not self.capped:
-            return f"{self.multiple:g}×, bound by the multiple"
-        return f"{self.multiple:g}×, bound by {CEILING_PART:.0%} of the ceiling: {self.reached:.2f}×"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured run."""
-
-    load: Load
-    seed: int
-    repeats: int
-    summary: Summary
-    cpu_us: dict[str, float]  # per offered request, by role
-
-
-@dataclass(frozen=True)
 class OverloadFigures:
     """Everything that `overload` measures."""
 
@@ -83,6 +63,9 @@ class OverloadFigures:
     before: Limits
     after: Limits
     rows: tuple[Row, ...]
+    fixed: tuple[Row, ...] = ()
+    beyond: tuple[Row, ...] = ()
+    tight: tuple[Row, ...] = ()
 
     @property
     def void(self) -> tuple[str, ...]:
@@ -99,7 +82,8 @@ class OverloadFigures:
             for name, found in zip(limits.rates(), limits.found(), strict=True)
             if not found.bracketed
         ]
-        late_runs = sum(not row.summary.sender_kept_time for row in self.rows)
+        measured = (*self.rows, *self.fixed, *self.tight)
+        late_runs = sum(not row.summary.sender_kept_time for row in measured)
         return (*reasons, *([f"the sender stayed late in {late_runs} runs"] if late_runs else []))
 
     def worst_in_time(self, multiple: float) -> float:
@@ -118,19 +102,10 @@ class OverloadFigures:
                 "before": {"capacity": self.before.capacity.probes, "ceiling": self.before.ceiling.probes},
                 "after": {"capacity": self.after.capacity.probes, "ceiling": self.after.ceiling.probes},
             },
-            "runs": [
-                {
-                    "multiple": row.load.multiple,
-                    "rate": row.load.rate,
-                    "capped": row.load.capped,
-                    "reached": row.load.reached,
-                    "seed": row.seed,
-                    "repeats": row.repeats,
-                    "cpu_us_per_request": row.cpu_us,
-                    **row.summary.to_json(),
-                }
-                for row in self.rows
-            ],
+            "runs": [row.to_json() for row in self.rows],
+            "pinned_runs": [row.to_json() for row in self.fixed],
+            "runs_beyond_the_ceiling": [row.to_json() for row in self.beyond],
+            "runs_with_10_ms": [row.to_json() for row in self.tight],
         }
 
 
@@ -154,40 +129,82 @@ def measure_limits(rig: Rig, rungs: int, when: str) -> Limits:
     )
 
 
-def _measure_loads(
-    rig: Rig, loads: Sequence[Load], seeds: Sequence[int], seconds: float, ladder: tuple[str, ...]
-) -> list[Row]:
-    rows = []
-    with rig.server() as server:
-        rig.warm_up(server)
-        # Seeds outside: a machine that slows down then hurts all loads alike.
-        for seed in seeds:
-            for load in loads:
-                plan = rig.poisson_plan(server, load.rate, seconds, seed, DEADLINE_MS)
-                before = server.cpu_ns()
-                run = rig.measure(plan, f"overload-{load.multiple:g}x-seed{seed}", ladder)
-                runs = 1 + run.facts["repeats"]
-                spent = {
-                    role: (now - before[role]) / 1000 / (runs * len(plan))
-                    for role, now in server.cpu_ns().items()
-                }
-                rows.append(Row(load, seed, run.facts["repeats"], summarise(run), spent))
-    return rows
+@dataclass(frozen=True)
+class Runner:
+    """Measures loads, one run after the other."""
+
+    rig: Rig
+    ladder: tuple[str, ...]
+    seconds: float
+    hindsight: Hindsight | None
+
+    def rows(
+        self,
+        server: RunningServer,
+        loads: Sequence[Load],
+        seeds: Sequence[int],
+        deadline_ms: float = DEADLINE_MS,
+        pinned: str = "",
+    ) -> tuple[Row, ...]:
+        """Seeds outside: a machine that slows down then hurts all loads alike."""
+        return tuple(self._row(server, load, seed, deadline_ms, pinned) for seed in seeds for load in loads)
+
+    def _row(self, server: RunningServer, load: Load, seed: int, deadline_ms: float, pinned: str) -> Row:
+        plan = self.rig.poisson_plan(server, load.rate, self.seconds, seed, deadline_ms)
+        before = server.cpu_ns()
+        name = [f"overload-{load.multiple:g}x", *(["ceiling"] if load.of_ceiling else []), pinned]
+        name += [f"{deadline_ms:g}ms"] if deadline_ms != DEADLINE_MS else []
+        run = self.rig.measure(plan, "-".join(filter(None, [*name, f"seed{seed}"])), self.ladder)
+        runs = 1 + run.facts["repeats"]
+        spent = {
+            role: (now - before[role]) / 1000 / (runs * len(plan)) for role, now in server.cpu_ns().items()
+        }
+        row = Row(load, seed, run.facts["repeats"], summarise(run), spent, pinned)
+        if self.hindsight is None or pinned:
+            return row
+        outside_us = sum(us for role, us in spent.items() if role != "engine")
+        return replace(
+            row,
+            deepest=self.hindsight.deepest(run.records),
+            bound=self.hindsight.bound(run.records, outside_us),
+        )
 
 
 def bench_overload(
-    rig: Rig, seeds: Sequence[int], seconds: float, multiples: Sequence[float] = MULTIPLES
+    rig: Rig,
+    seeds: Sequence[int],
+    seconds: float,
+    multiples: Sequence[float] = MULTIPLES,
+    hindsight: Hindsight | None = None,
 ) -> OverloadFigures:
-    """Limits, every load with every seed, limits again.
+    """Limits, every load with every seed, what stands beside them, limits again.
+
+    The scheduler is pinned to each stage with the first seed only, for there are as many such runs as stages and loads.
 
     Raises SenderLate or NoCapacity where there is nothing to measure by.
     """
     model = rig.ladder()
     before = measure_limits(rig, len(model.rungs), "before")
     loads = [bounded_load(multiple, before) for multiple in multiples]
-    rows = _measure_loads(rig, loads, seeds, seconds, model.stage_names)
+    runner = Runner(rig, model.stage_names, seconds, hindsight)
+    above = [
+        Load(
+            m, m * before.ceiling.rate, False, m * before.ceiling.rate / before.capacity.rate, of_ceiling=True
+        )
+        for m in BEYOND
+    ]
+    with rig.server() as server:
+        rig.warm_up(server)
+        rows = runner.rows(server, loads, seeds)
+        tight = runner.rows(server, [bounded_load(TIGHT_MULTIPLE, before)], TIGHT_SEEDS, TIGHT_MS)
+        beyond = runner.rows(server, above, seeds)
+    fixed: list[Row] = []
+    for place, stage in enumerate(model.stage_names, 1):
+        with rig.server(pin_rung=place) as server:
+            rig.warm_up(server)
+            fixed += runner.rows(server, loads, seeds[:1], pinned=stage)
     after = measure_limits(rig, len(model.rungs), "after")
-    return OverloadFigures(model, before, after, tuple(rows))
+    return OverloadFigures(model, before, after, rows, tuple(fixed), beyond, tight)
 
 
 def _limits_table(figures: OverloadFigures) -> str:
@@ -199,10 +216,10 @@ def _limits_table(figures: OverloadFigures) -> str:
     return markdown(("Requests/s", "Before", "After", "Drift"), rows)
 
 
-def _means_table(figures: OverloadFigures) -> str:
+def _means_table(measured: Sequence[Row]) -> str:
     rows = []
-    for load in dict.fromkeys(row.load for row in figures.rows):
-        runs = [row for row in figures.rows if row.load == load]
+    for load in dict.fromkeys(row.load for row in measured):
+        runs = [row for row in measured if row.load == load]
         cells = [str(load), f"{load.rate:.0f}"]
         for name in ("attainment", "effective_accuracy", "accuracy_in_time", "refused"):
             values = [getattr(row.summary, name) for row in runs]
@@ -217,6 +234,54 @@ def _means_table(figures: OverloadFigures) -> str:
     return markdown((*header, "Refusal ms p99, worst seed", "CPU µs a request"), rows)
 
 
+def _fixed_table(figures: OverloadFigures) -> str:
+    """Effective accuracy (share in time) by load, free and pinned, with the first seed."""
+    seed = figures.rows[0].seed
+    stages = figures.model.stage_names
+    rows = []
+    for load in dict.fromkeys(row.load for row in figures.rows):
+        cells = [str(load), f"{load.rate:.0f}"]
+        for pinned in ("", *stages):
+            runs = [
+                r
+                for r in (*figures.rows, *figures.fixed)
+                if (r.load, r.seed, r.pinned) == (load, seed, pinned)
+            ]
+            told = [
+                f"{percent(r.summary.effective_accuracy)} ({percent(r.summary.attainment)})" for r in runs
+            ]
+            cells.append(told[0] if told else "–")
+        bounds = [r.bound for r in figures.rows if (r.load, r.seed) == (load, seed) and r.bound is not None]
+        cells.append(percent(bounds[0]) if bounds else "–")
+        rows.append(cells)
+    return markdown(("Load", "Requests/s", "Anytime", *(f"{s} only" for s in stages), "Bound U2"), rows)
+
+
+def _title(row: Row, figures: OverloadFigures) -> str:
+    only = f", {row.pinned} only" if row.pinned else ""
+    return f"{row.load}{only}{f', {TIGHT_MS:g} ms' if row in figures.tight else ''}"
+
+
+def _beside(figures: OverloadFigures) -> list[str]:
+    """The parts that stand beside the loads."""
+    parts = []
+    if figures.fixed:
+        parts += [
+            "",
+            (
+                "Pinned to one stage, same server, first seed: effective accuracy (in time). The bound is U2 with the "
+                "measured CPU time of front end and supervisor charged to the same core:"
+            ),
+            "",
+            _fixed_table(figures),
+        ]
+    if figures.beyond:
+        parts += ["", "Beyond the front end's ceiling:", "", _means_table(figures.beyond)]
+    if figures.tight:
+        parts += ["", f"Deadlines of {TIGHT_MS:g} ms:", "", _means_table(figures.tight)]
+    return parts
+
+
 def render(figures: OverloadFigures) -> str:
     """The report as Markdown."""
     top = max(row.load.multiple for row in figures.rows)
@@ -225,7 +290,8 @@ def render(figures: OverloadFigures) -> str:
     if figures.void:
         verdict = "void"
     void = [f"**VOID: {reason}.**" for reason in figures.void]
-    rows = [figures_row(str(row.load), str(row.seed), row.summary, row.repeats) for row in figures.rows]
+    every = (*figures.rows, *figures.fixed, *figures.beyond, *figures.tight)
+    rows = [figures_row(_title(row, figures), str(row.seed), row.summary, row.repeats) for row in every]
     lines = [
         *void,
         *([""] if void else []),
@@ -239,12 +305,15 @@ def render(figures: OverloadFigures) -> str:
         "",
         "Mean over the seeds (lowest to highest):",
         "",
-        _means_table(figures),
+        _means_table(figures.rows),
         "",
         (
             f"At {top:g}× or 80 % of the ceiling the worst seed has {percent(worst)} in time; "
             f"at least {percent(PUNCTUAL_BOUND, 0)}: {verdict}."
         ),
+        "",
+        goal_table(goals(figures.rows, figures.fixed, figures.beyond, figures.tight)),
+        *_beside(figures),
         "",
         "Every run:",
         "",

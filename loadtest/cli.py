@@ -16,6 +16,7 @@ from typing import Any
 from loadtest import accuracy, bench_overload, bench_run, bench_serve, engines_command, replay_command
 from loadtest.answers import NotAnAnswer
 from loadtest.busy import Busy, alone
+from loadtest.hindsight import open_hindsight
 from loadtest.images import LabelledImages, read_images
 from loadtest.machine import describe_machine, machine_line
 from loadtest.plan import Target
@@ -209,7 +210,8 @@ def _serve(options: argparse.Namespace, folder: Path) -> Outcome:
 
 def _overload(options: argparse.Namespace, folder: Path) -> Outcome:
     rig = _rig(options, folder)
-    figures = bench_overload.bench_overload(rig, options.seeds, options.seconds, options.multiples)
+    seen = open_hindsight(options.models_dir, options.model or rig.ladder().name)
+    figures = bench_overload.bench_overload(rig, options.seeds, options.seconds, options.multiples, seen)
     text = bench_overload.render(figures) + f"\n\nVoid runs repeated in all: {rig.repeats}."
     if options.out is not None:
         from loadtest.plots import draw_overload  # noqa: PLC0415  (matplotlib is wanted only here)

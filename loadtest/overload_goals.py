@@ -1,0 +1,156 @@
+"""The goals of the service under load over HTTP, each beside what was measured.
+
+Knows the goals and where in the figures each is answered; measures nothing. A goal that nothing was measured for is
+not reached.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.overload_rows import Row
+from loadtest.tables import markdown, percent
+
+PUNCTUAL = {0.5: 0.999, 1.5: 0.995, 3.0: 0.995}
+OF_DEEPEST = 0.003
+OF_UNLOADED = 0.015
+OF_BOUND = 0.02
+OF_BEST_GOODPUT = 0.9
+TIGHT_IN_TIME = 0.995
+OVER_FIXED = 0.01
+OVER_FIXED_FROM, OVER_FIXED_TO = 1.5, 4.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line."""
+
+    what: str
+    wanted: str
+    measured: str
+    reached: bool
+
+
+def table(found: Sequence[Goal]) -> str:
+    """Markdown."""
+    rows = [[g.what, g.wanted, g.measured, "yes" if g.reached else "**no**"] for g in found]
+    return markdown(("Goal", "Wanted", "Measured, mean of the seeds", "Reached"), rows)
+
+
+def goals(
+    rows: Sequence[Row], fixed: Sequence[Row], beyond: Sequence[Row], tight: Sequence[Row]
+) -> list[Goal]:
+    """All of them; `fixed` are runs with the scheduler pinned to one stage, `beyond` those above the ceiling."""
+    return [
+        *_punctuality(rows),
+        *_accuracy(rows),
+        *_against_fixed(rows, fixed),
+        *_beyond(rows, beyond),
+        *_tight(tight),
+    ]
+
+
+def _of(rows: Sequence[Row], multiple: float) -> list[Row]:
+    return [row for row in rows if row.load.multiple == multiple]
+
+
+def _mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
+    return float(np.mean([value(row) for row in rows])) if rows else float("nan")
+
+
+def _effective(row: Row) -> float:
+    return row.summary.effective_accuracy
+
+
+def _punctuality(rows: Sequence[Row]) -> Iterator[Goal]:
+    for multiple, wanted in PUNCTUAL.items():
+        chosen = _of(rows, multiple)
+        share = _mean(chosen, lambda row: row.summary.attainment)
+        yield Goal(
+            f"{_title(chosen, multiple)}: in time", f"≥ {percent(wanted, 1)}", percent(share), share >= wanted
+        )
+    worst = max((row.summary.lateness_ms.p999 for row in rows), default=float("nan"))
+    yield Goal("lateness p99.9, every run", "≤ 0 ms", f"{worst:+.2f} ms at worst", worst <= 0)
+
+
+def _title(rows: Sequence[Row], multiple: float) -> str:
+    return f"{multiple:g}× ({rows[0].load.rate:.0f}/s)" if rows else f"{multiple:g}×"
+
+
+def _accuracy(rows: Sequence[Row]) -> Iterator[Goal]:
+    low, middle, high = (_of(rows, multiple) for multiple in (0.5, 1.5, 3.0))
+    unloaded = _mean(low, _effective)
+    known = [row for row in low if row.deepest is not None]
+    deepest = _mean(known, lambda row: row.deepest or 0.0)
+    yield _goal_points(
+        "0.5×: accuracy, beside the full net on the same images", deepest - unloaded, OF_DEEPEST
+    )
+    loss = unloaded - _mean(middle, _effective)
+    yield _goal_points("1.5×: effective accuracy, beside 0.5×", loss, OF_UNLOADED)
+    bounded = [row for row in high if row.bound is not None]
+    gap = _mean(bounded, lambda row: (row.bound or 0.0) - row.summary.effective_accuracy)
+    yield _goal_points(
+        "3×: effective accuracy, beside the bound U2 with the front end charged", gap, OF_BOUND
+    )
+
+
+def _goal_points(what: str, loss: float, most: float) -> Goal:
+    return Goal(what, f"at most {100 * most:g} points less", f"{-100 * loss:+.2f} points", loss <= most)
+
+
+def _against_fixed(rows: Sequence[Row], fixed: Sequence[Row]) -> Iterator[Goal]:
+    for load in dict.fromkeys(row.load for row in rows):
+        own = _mean([row for row in rows if row.load == load], _effective)
+        stages = {row.pinned for row in fixed if row.load == load}
+        if not stages:
+            continue
+        means = {
+            stage: _mean([row for row in fixed if row.load == load and row.pinned == stage], _effective)
+            for stage in stages
+        }
+        best = max(means, key=lambda stage: means[stage])
+        wanted = OVER_FIXED if OVER_FIXED_FROM <= load.reached <= OVER_FIXED_TO else 0.0
+        yield Goal(
+            f"{load.multiple:g}× ({load.rate:.0f}/s): effective accuracy, beside the best fixed stage",
+            f"at least {100 * wanted:g} points more",
+            f"{100 * (own - means[best]):+.2f} points ({percent(own)}; {best} {percent(means[best])})",
+            own - means[best] >= wanted,
+        )
+
+
+def _goodput(row: Row) -> float:
+    return row.summary.effective_accuracy * row.summary.rate
+
+
+def _beyond(rows: Sequence[Row], beyond: Sequence[Row]) -> Iterator[Goal]:
+    loads = list(dict.fromkeys(row.load for row in (*rows, *beyond)))
+    by_load = {load: _mean([r for r in (*rows, *beyond) if r.load == load], _goodput) for load in loads}
+    best = max(by_load.values(), default=float("nan"))
+    for load in dict.fromkeys(row.load for row in beyond):
+        share = by_load[load] / best
+        first = load == beyond[0].load
+        yield Goal(
+            f"{load} ({load.rate:.0f}/s): right answers in time a second",
+            f"≥ {percent(OF_BEST_GOODPUT, 0)} of the best load's" if first else "told",
+            f"{by_load[load]:.0f}, {percent(share, 0)} of {best:.0f}",
+            share >= OF_BEST_GOODPUT or not first,
+        )
+        hung = max(
+            r.summary.timed_out + r.summary.broken + r.summary.errors for r in beyond if r.load == load
+        )
+        yield Goal(f"{load}: requests that hang or break", "none", percent(hung), hung == 0)
+
+
+def _tight(rows: Sequence[Row]) -> Iterator[Goal]:
+    if not rows:
+        return
+    raw = float(np.median([row.summary.attainment for row in rows]))
+    metered = [row.summary.outside_stalls.attainment for row in rows if row.summary.outside_stalls is not None]
+    outside = float(np.median(metered)) if metered else float("nan")
+    yield Goal(
+        f"10 ms deadlines, {rows[0].load.rate:.0f}/s: in time outside recorded stalls, median of {len(rows)} seeds",
+        f"≥ {percent(TIGHT_IN_TIME, 1)}",
+        f"{percent(outside)} (all: {percent(raw)})",
+        outside >= TIGHT_IN_TIME,
+    )

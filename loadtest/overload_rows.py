@@ -1,0 +1,68 @@
+"""One run of the overload bench: its load, and what came of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.summary import Summary
+
+CEILING_PART = 0.8
+
+
+@dataclass(frozen=True)
+class Load:
+    """A multiple of capacity, the rate that was really offered, and whether the ceiling is what bounds it.
+
+    `reached` is the multiple that the rate amounts to. With `of_ceiling` it is the front-end ceiling that `multiple`
+    counts, and nothing bounds it.
+    """
+
+    multiple: float
+    rate: float
+    capped: bool
+    reached: float
+    of_ceiling: bool = False
+
+    def __str__(self) -> str:
+        if self.of_ceiling:
+            return f"{self.multiple:g}× the ceiling"
+        if not self.capped:
+            return f"{self.multiple:g}×, bound by the multiple"
+        return f"{self.multiple:g}×, bound by {CEILING_PART:.0%} of the ceiling: {self.reached:.2f}×"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured run.
+
+    Attributes:
+        cpu_us: per offered request, by role of process.
+        pinned: the stage that the scheduler was pinned to; empty where it was free.
+        deepest: share of the run's images that the whole ladder gets right; None without a recording of the model.
+        bound: effective accuracy of the bound U2, with the front end charged to the same core; None likewise.
+    """
+
+    load: Load
+    seed: int
+    repeats: int
+    summary: Summary
+    cpu_us: dict[str, float]
+    pinned: str = ""
+    deepest: float | None = None
+    bound: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "multiple": self.load.multiple,
+            "of_ceiling": self.load.of_ceiling,
+            "rate": self.load.rate,
+            "capped": self.load.capped,
+            "reached": self.load.reached,
+            "seed": self.seed,
+            "repeats": self.repeats,
+            "pinned": self.pinned,
+            "deepest_accuracy": self.deepest,
+            "bound_u2": self.bound,
+            "cpu_us_per_request": self.cpu_us,
+            **self.summary.to_json(),
+        }

@@ -1,0 +1,92 @@
+"""The goals under load follow from rows made by hand; and what a recording says of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadtest.hindsight import Hindsight, open_hindsight
+from loadtest.overload_goals import Goal, goals, table
+from loadtest.overload_rows import Load, Row
+from loadtest.records import Outcome
+from loadtest.summary import Share, Spread, summarise
+from tests.loadtest.simulator.worlds import device, model
+from tests.loadtest.test_summary import run_of
+from tests.models import publish_tiny_model
+
+RUN = run_of([(Outcome.ANSWERED, 20, 1, 1, 1)] * 40)
+EARLY = Spread(-20, -5, -1, -1)
+ON_TIME: dict[str, Any] = {"attainment": 1.0, "lateness_ms": EARLY, "outside_stalls": Share(40, 1.0, 0.9)}
+
+
+def row(load: Load, accuracy: float, **changes: Any) -> Row:
+    fields = {"pinned": changes.pop("pinned", ""), "deepest": 0.91, "bound": 0.9}
+    summary = replace(summarise(RUN), rate=load.rate, effective_accuracy=accuracy, **(ON_TIME | changes))
+    return Row(load, 1, 0, summary, {"frontends": 300.0}, **fields)
+
+
+def load_of(multiple: float) -> Load:
+    return Load(multiple, 300 * multiple, False, multiple)
+
+
+ABOVE = Load(1.5, 3000, False, 10, of_ceiling=True)
+GOOD = {
+    "rows": [row(load_of(m), a) for m, a in ((0.5, 0.909), (1.5, 0.9), (3.0, 0.89))],
+    "fixed": [row(load_of(m), 0.85, pinned="column1") for m in (0.5, 1.5, 3.0)],
+    "beyond": [row(ABOVE, 0.25, attainment=0.3)],
+    "tight": [row(load_of(0.5), 0.9)],
+}
+
+
+def missed(**changes: list[Row]) -> list[Goal]:
+    return [goal for goal in goals(**(GOOD | changes)) if not goal.reached]
+
+
+def test_all_goals_are_reached_by_what_reaches_them() -> None:
+    assert missed() == []
+    assert "**no**" not in table(goals(**GOOD))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (
+            {"rows": [row(load_of(0.5), 0.909), row(load_of(1.5), 0.9, attainment=0.99), *GOOD["rows"][2:]]},
+            "1.5×",
+        ),
+        ({"rows": [row(load_of(0.5), 0.9), *GOOD["rows"][1:]]}, "0.5×: accuracy"),
+        ({"rows": [*GOOD["rows"][:2], row(load_of(3.0), 0.87)]}, "bound U2"),
+        ({"rows": [*GOOD["rows"][:2], row(load_of(3.0), 0.89, lateness_ms=Spread(0, 0, 1, 1))]}, "lateness"),
+        ({"fixed": [row(load_of(1.5), 0.895, pinned="full")]}, "best fixed stage"),
+        ({"beyond": [row(ABOVE, 0.2)]}, "right answers in time a second"),
+        ({"beyond": [row(ABOVE, 0.25, timed_out=0.1)]}, "hang"),
+        ({"tight": [row(load_of(0.5), 0.9, outside_stalls=Share(40, 0.99, 0.9))]}, "10 ms"),
+        ({"tight": [row(load_of(0.5), 0.9, outside_stalls=None)]}, "10 ms"),
+    ],
+)
+def test_each_goal_can_be_missed(changes: dict[str, list[Row]], what: str) -> None:
+    (goal,) = missed(**changes)
+    assert what in goal.what
+
+
+def test_what_was_not_measured_is_not_reached() -> None:
+    assert all(not goal.reached for goal in goals([], [], [], []))
+
+
+def test_a_run_s_bound_falls_with_what_the_front_end_takes_of_the_core() -> None:
+    seen = Hindsight(model(), device())
+    records = RUN.records.copy()
+    records["image"] = np.arange(len(records)) % seen.model.images
+    free, half, none = (seen.bound(records, us) for us in (0.0, 9_950.0, 1e6))
+    assert 1 >= free > half > none == 0
+    assert seen.deepest(records) == seen.model.right[-1][records["image"]].mean()
+
+
+def test_without_a_recording_of_the_model_there_is_no_hindsight(tmp_path: Path) -> None:
+
+    publish_tiny_model(tmp_path)
+    assert open_hindsight(tmp_path, "tiny") is None
