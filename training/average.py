@@ -1,6 +1,8 @@
-"""An exponential moving average of weights (Polyak and Juditsky, 1992), measured and published instead of the last.
+"""Averages of weights, measured and published instead of the last ones.
 
-Batch-norm statistics are not averaged: they are estimated anew for the averaged weights.
+An exponential moving average over the steps (Polyak and Juditsky, 1992), and the mean of the ends of two cycles of the
+rate (Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018). Batch-norm statistics
+are not averaged: they are estimated anew for the averaged weights.
 """
 
 from __future__ import annotations
@@ -37,14 +39,36 @@ class Average:
     @contextmanager
     def worn(self) -> Iterator[None]:
         """The module with its averaged weights; afterwards it has its own again."""
-        own = {name: p.detach().clone() for name, p in self._module.named_parameters()}
-        self._put(self.weights)
-        try:
+        with _wearing(self._module, self.weights):
             yield
-        finally:
-            self._put(own)
 
-    @torch.no_grad()
-    def _put(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self._module.named_parameters():
-            p.copy_(weights[name])
+
+class Blend:
+    """The mean of a module's parameters and earlier ones of the same shapes, `share` of which are the earlier."""
+
+    def __init__(self, module: nn.Module, earlier: dict[str, Tensor], share: float) -> None:
+        self._module, self._earlier, self._share = module, earlier, share
+
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """The module with the mean; afterwards it has its own again."""
+        parameters = self._module.named_parameters()
+        mean = {name: p.detach().lerp(self._earlier[name].to(p), self._share) for name, p in parameters}
+        with _wearing(self._module, mean):
+            yield
+
+
+@contextmanager
+def _wearing(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    own = {name: p.detach().clone() for name, p in module.named_parameters()}
+    _put(module, weights)
+    try:
+        yield
+    finally:
+        _put(module, own)
+
+
+@torch.no_grad()
+def _put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    for name, p in module.named_parameters():
+        p.copy_(weights[name])

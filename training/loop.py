@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model_repo.fractalnet import FractalConfig, FractalNet
 from training.augment import Extent, augment, normalise
-from training.average import Average
+from training.average import Average, Blend
 from training.drop_path import Draw, Sampler
 from training.evaluate import channel_statistics
 from training.losses import PrivateNorms, StepLosses
@@ -88,6 +88,7 @@ class Trainer:
         private = PrivateNorms(self.net) if levers.private_norms else None
         self.losses = StepLosses(self.net, private, levers.label_smoothing).to(hardware.device)
         self.average = Average(self.losses, levers.average) if levers.average else None
+        self._blend: Blend | None = None
         self._parallel = _in_parallel(self.losses) if self.ranks.size > 1 else None
         self.optimizer = torch.optim.SGD(
             self.losses.parameters(),
@@ -139,9 +140,14 @@ class Trainer:
         if self.average:
             self.average.restore(dict(self.losses.named_parameters()))
 
+    def blend_with(self, weights: dict[str, Tensor]) -> None:
+        """Have the net measured with the mean of its own weights and these, as the recipe's `blend` says."""
+        self._blend = Blend(self.net, weights, self.recipe.levers.blend)
+
     def measured(self) -> AbstractContextManager[None]:
         """The net as it is measured and published: with averaged weights where the recipe says so."""
-        return self.average.worn() if self.average else nullcontext()
+        averages = self.average or self._blend
+        return averages.worn() if averages else nullcontext()
 
     def stage_weights(self, stage: str) -> dict[str, Tensor]:
         """Weights that a stage has of its own in training, by name in the net."""

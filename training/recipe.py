@@ -26,6 +26,8 @@ class Levers:
         private_norms: every stage has batch norms of its own in training, scale and shift too, which it keeps.
         average: decay of an exponential moving average of the weights, which is measured and published instead of
             the last ones; 0 is off.
+        blend: share of the first weights in those measured and published, after a warm restart: the mean of the ends
+            of both cycles; 0 is off.
         late_draws: shares that replace `draws` from `late_from` of the training on, 0…1: late columns.
         tune_epochs: after training, every stage gets its own copy of its weights and trains it alone for so long.
         tune_rate: the rate at its start, as a share of the recipe's; it falls along a half cosine.
@@ -37,6 +39,7 @@ class Levers:
     sandwich: Sandwich = ""
     private_norms: bool = False
     average: float = 0.0
+    blend: float = 0.0
     late_draws: dict[str, float] = field(default_factory=dict)
     late_from: float = 0.5
     tune_epochs: int = 0
@@ -49,6 +52,8 @@ class Levers:
         """Raise ValueError for what cannot be."""
         if not (0 <= self.average < 1 and 0 <= self.label_smoothing < 1 and 0 <= self.late_from <= 1):
             raise ValueError("average and label_smoothing are in [0, 1), late_from in [0, 1]")
+        if not 0 <= self.blend < 1 or (self.blend and (self.average or self.private_norms)):
+            raise ValueError("blend is in [0, 1), without average and private norms")
         if self.cutout < 0 or self.tune_epochs < 0 or self.tune_rate <= 0:
             raise ValueError("cutout and tune_epochs are at least 0, tune_rate above")
 

@@ -91,6 +91,8 @@ class Run:
             self.trainer.restore(saved["trainer"])
         elif self._start:
             self.trainer.begin_with(self._start["net"])
+        if recipe.levers.blend:
+            self.trainer.blend_with(self._start["net"])
         # Of the start, as it is now: the tree may have moved on by the time the run ends.
         self._code_commit: str = (saved or {}).get("code_commit") or code_commit()
         self._pixels = Pixels(self.splits.train, recipe.crop)
@@ -284,6 +286,10 @@ class Run:
     def _check_start(self, config: dict[str, Any]) -> None:
         """Raise CheckpointError unless the run to start from is a finished one of this net and these classes."""
         if not self._start:
+            if self.recipe.levers.blend:
+                raise CheckpointError(
+                    "the recipe blends with the weights of a finished run: name it with --start"
+                )
             return
         if self.recipe.levers.private_norms:
             raise CheckpointError("private batch norms are not part of trained.pt: no run starts with them")

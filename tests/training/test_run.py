@@ -257,3 +257,18 @@ def test_a_warm_restart_of_another_net_is_refused(digits: Dataset, tmp_path: Pat
     with pytest.raises(CheckpointError, match="private batch norms"):
         Run(private, digits, 0, options(tmp_path / "again", start=first))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_blend_publishes_the_mean_of_both_ends_and_trains_on_its_own(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    first = trained_digits(tmp_path / "first", digits)
+    plain = trained_digits(tmp_path / "plain", digits, start=first)
+    levers = Levers(blend=0.25)
+    blended = trained_digits(tmp_path / "blended", digits, start=first, recipe={"levers": levers})
+    assert_same_weights(tmp_path / "plain", tmp_path / "blended")
+    begun, ended, mean = (checkpoint.load(path)["net"] for path in (first, plain, blended))
+    for name in dict(Run(recipe(), digits, 0, options(tmp_path / "any")).trainer.net.named_parameters()):
+        torch.testing.assert_close(mean[name], 0.25 * begun[name] + 0.75 * ended[name])
+    with pytest.raises(CheckpointError, match="--start"):
+        Run(recipe(levers=levers), digits, 0, options(tmp_path / "none"))
