@@ -146,7 +146,9 @@ def _tight(rows: Sequence[Row]) -> Iterator[Goal]:
     if not rows:
         return
     raw = float(np.median([row.summary.attainment for row in rows]))
-    metered = [row.summary.outside_stalls.attainment for row in rows if row.summary.outside_stalls is not None]
+    metered = [
+        row.summary.outside_stalls.attainment for row in rows if row.summary.outside_stalls is not None
+    ]
     outside = float(np.median(metered)) if metered else float("nan")
     yield Goal(
         f"10 ms deadlines, {rows[0].load.rate:.0f}/s: in time outside recorded stalls, median of {len(rows)} seeds",
