@@ -61,7 +61,7 @@ def add_commands(commands: Any) -> None:
     bench.add_argument(
         "--charge",
         default="measured",
-        help="for each decision: measured (wall time, alone on the machine), cpu (CPU time, beside other work) or so many ns",
+        help="for each decision: measured (wall time), cpu (CPU time, beside other work), or nanoseconds",
     )
     for each in (recorder, bench):
         each.add_argument("--out", type=Path, help="report to write (.md); a .json beside it")
