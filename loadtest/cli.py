@@ -13,14 +13,17 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from loadtest import accuracy, bench_overload, bench_run, bench_serve, engines_command, replay_command
+from loadtest import accuracy, bench_run, bench_serve
 from loadtest.answers import NotAnAnswer
 from loadtest.busy import Busy, alone
-from loadtest.hindsight import open_hindsight
+from loadtest.engines import command as engines_command
 from loadtest.images import LabelledImages, read_images
 from loadtest.machine import describe_machine, machine_line
+from loadtest.overload import bench as bench_overload
+from loadtest.overload.hindsight import open_hindsight
 from loadtest.plan import Target
 from loadtest.published import read_model
+from loadtest.replay import command as replay_command
 from loadtest.rig import REPOSITORY, RUNS, Rig, SenderLate, default_images
 from loadtest.servers import Server, ServerFailed, ServerSettings
 from loadtest.simulator import command as simulator

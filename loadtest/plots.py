@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.bench_overload import OverloadFigures
-from loadtest.overload_rows import Load, Row
+from loadtest.overload.bench import OverloadFigures
+from loadtest.overload.rows import Load, Row
 
 _LINES = {
     "attainment": "in time",

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from loadtest import cli
-from loadtest.bench_engines import Cell, Contender, Figures, Plan, contender_names
 from loadtest.busy import alone
-from loadtest.engine_report import ratios, render, share_of_peak
+from loadtest.engines.bench import Cell, Contender, Figures, Plan, contender_names
+from loadtest.engines.report import ratios, render, share_of_peak
 from tests.models import publish_tiny_model
 
 MS = 1e6

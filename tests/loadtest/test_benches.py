@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest import accuracy, bench_overload, bench_serve, cli, rig
+from loadtest import accuracy, bench_serve, cli, rig
 from loadtest.baselines.bare_fastapi import open_session
+from loadtest.overload import bench as bench_overload
 from loadtest.plan import Target
 from loadtest.plots import draw_overload
 from loadtest.published import read_model

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from loadtest.bench_overload import Limits, NoCapacity, OverloadFigures, bounded_load
 from loadtest.capacity import Found, drifted, highest_rate
+from loadtest.overload.bench import Limits, NoCapacity, OverloadFigures, bounded_load
 from loadtest.published import Published
 
 

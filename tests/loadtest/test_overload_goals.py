@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.hindsight import Hindsight, open_hindsight
-from loadtest.overload_goals import Goal, goals, table
-from loadtest.overload_rows import Load, Row
+from loadtest.overload.goals import Goal, goals, table
+from loadtest.overload.hindsight import Hindsight, open_hindsight
+from loadtest.overload.rows import Load, Row
 from loadtest.records import Outcome
 from loadtest.summary import Share, Spread, summarise
 from tests.loadtest.simulator.worlds import device, model

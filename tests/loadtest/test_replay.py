@@ -11,10 +11,10 @@ import pytest
 
 from loadtest import cli
 from loadtest.records import Outcome, load_run
-from loadtest.replay import EngineSilent, Replayer, ReplayPlan
-from loadtest.replay_command import deepest_capacity
-from loadtest.replay_engine import EngineSettings, RunningEngine, engine
-from loadtest.replay_rows import to_run
+from loadtest.replay.bench import EngineSilent, Replayer, ReplayPlan
+from loadtest.replay.command import deepest_capacity
+from loadtest.replay.engine import EngineSettings, RunningEngine, engine
+from loadtest.replay.rows import to_run
 from tests.loadtest.synthetic import noise_zip
 from tests.models import publish_tiny_model
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from loadtest.records import NEVER, STOP_REASONS, Outcome, Run
-from loadtest.replay import Heard, ReplayPlan
-from loadtest.replay_rows import kept_time, to_run
+from loadtest.replay.bench import Heard, ReplayPlan
+from loadtest.replay.rows import kept_time, to_run
 from loadtest.summary import in_time, latency_ms, right, summarise
 from server.messages import Done, Refinement
 

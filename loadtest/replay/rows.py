@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.records import NEVER, STOP_REASONS, Outcome, Records, Run, empty_records
-from loadtest.replay import Heard, ReplayPlan
+from loadtest.replay.bench import Heard, ReplayPlan
 from loadtest.summary import sender_late_ms
 from server.messages import Done, Refinement
 

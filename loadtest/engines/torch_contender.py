@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.engine_contender import NotHere, Run, Stages
+from loadtest.engines.stages import NotHere, Run, Stages
 from model_repo.repository import PublishedModel
 
 NAMES = ("torch eager", "torch eager bf16", "torch.compile", "torch.compile bf16")

@@ -9,7 +9,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.engines import torch_contender
+from loadtest.engines.stages import NotHere, Run, Stages
 from model_repo.repository import PublishedModel, Repository
 from server.engine import backends
 from server.engine.backends.auto import installed
@@ -26,12 +27,6 @@ from server.engine.runners import RunnerMaker
 
 MAX_BATCH = 64
 LEAST_RUNS = 3
-
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-class NotHere(Exception):
-    """This contender cannot run on this machine; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +45,6 @@ class Order:
     model: str
     threads: int
     cpus: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Stages:
-    """A contender that has loaded: a run per stage, the precision it computes in, and a remark for each stage."""
-
-    runs: Sequence[Run]
-    precision: str
-    remarks: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -134,8 +120,6 @@ def resident_bytes() -> int:
 
 
 def _load(order: Order, model: PublishedModel) -> Stages:
-    from loadtest import torch_contender  # noqa: PLC0415 - imports torch only when asked to load
-
     if order.name in torch_contender.NAMES:
         return torch_contender.load(order.name, model, order.threads)
     if order.name == "auto":

@@ -16,9 +16,9 @@ from loadtest.bench_run import Offer
 from loadtest.images import LabelledImages
 from loadtest.pinning import own_core
 from loadtest.records import Run
-from loadtest.replay import EngineSilent, Replayer, ReplayPlan
-from loadtest.replay_engine import EngineSettings, engine
-from loadtest.replay_rows import SENDER_LIMIT_MS, kept_time, to_run
+from loadtest.replay.bench import EngineSilent, Replayer, ReplayPlan
+from loadtest.replay.engine import EngineSettings, engine
+from loadtest.replay.rows import SENDER_LIMIT_MS, kept_time, to_run
 from loadtest.rig import REPOSITORY
 from loadtest.stalls import metering
 from loadtest.summary import Summary, summarise

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from loadtest.capacity import CAPACITY_SHARE, CEILING_SHARE, DEADLINE_MS, MAX_DRIFT, Found, drift, drifted
-from loadtest.hindsight import Hindsight
-from loadtest.overload_goals import goals
-from loadtest.overload_goals import table as goal_table
-from loadtest.overload_rows import CEILING_PART, Load, Row
+from loadtest.overload.goals import goals
+from loadtest.overload.goals import table as goal_table
+from loadtest.overload.hindsight import Hindsight
+from loadtest.overload.rows import CEILING_PART, Load, Row
 from loadtest.published import Published
 from loadtest.rig import Rig
 from loadtest.servers import RunningServer

@@ -1,6 +1,6 @@
 """Every way to run a model's stages, side by side: contenders take turns, cell by cell, on the same cores.
 
-Knows turns and figures; how a contender runs is in engine_contender.py, how figures are written in engine_report.py.
+Knows turns and figures; how a contender runs is in contender.py, how figures are written in report.py.
 In process, not over HTTP: it measures what a launch costs, and nothing of the service around it.
 """
 
@@ -15,8 +15,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, get_args
 
-from loadtest import torch_contender
-from loadtest.engine_contender import Order, Ready, Reply, open_model, serve
+from loadtest.engines import torch_contender
+from loadtest.engines.contender import Order, Ready, Reply, open_model, serve
 from server.engine.choosing import difference
 from server.settings import BackendName
 

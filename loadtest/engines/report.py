@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from itertools import product
 
-from loadtest import torch_contender
-from loadtest.bench_engines import Contender, Figures
+from loadtest.engines import torch_contender
+from loadtest.engines.bench import Contender, Figures
 from loadtest.tables import markdown
 
 NOT_RUNTIMES = {"auto", "openvino f32", *torch_contender.NAMES}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.overload_rows import Row
+from loadtest.overload.rows import Row
 from loadtest.tables import markdown, percent
 
 PUNCTUAL = {0.5: 0.999, 1.5: 0.995, 3.0: 0.995}

@@ -1,7 +1,7 @@
 """The open-loop generator of a replay: jobs leave at the times of the plan, over the engine's own link protocol.
 
 It stands where a front end stands, without HTTP: it stamps deadlines, sends, and keeps what comes back with the time of
-its arrival on this clock; what it means is read after the run (replay_rows.py). One thread, epoll and a timerfd, as in
+its arrival on this clock; what it means is read after the run (rows.py). One thread, epoll and a timerfd, as in
 client.py, and for the same reasons.
 """
 

@@ -43,12 +43,12 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, cpus: tuple[int, ...]) -> tuple[str, dict[str, Any], bool]:
     """(Report, figures as JSON values, True: the report names who could not run, and why). Raises EnginesFailed."""
-    from loadtest import bench_engines, engine_report  # noqa: PLC0415 - not every load test needs the runtimes
+    from loadtest.engines import bench, report  # noqa: PLC0415 - not every load test needs the runtimes
     from model_repo.repository import RepositoryError  # noqa: PLC0415
 
     rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if options.quick else (options.rounds, options.seconds)
-    plan = bench_engines.Plan(options.models_dir, options.model, len(cpus), cpus, rounds, seconds)
-    names = options.contenders or bench_engines.contender_names()
+    plan = bench.Plan(options.models_dir, options.model, len(cpus), cpus, rounds, seconds)
+    names = options.contenders or bench.contender_names()
     left_out = [name for name in names if options.quick and name.startswith("torch.compile")]
     names = [name for name in names if name not in left_out]
     begun = time.monotonic()
@@ -57,10 +57,10 @@ def run(options: argparse.Namespace, cpus: tuple[int, ...]) -> tuple[str, dict[s
         print(f"{time.monotonic() - begun:6.0f} s  {what}", file=sys.stderr)
 
     try:
-        figures = bench_engines.bench_engines(plan, names, say)
-    except (RepositoryError, bench_engines.ContenderDied) as error:
+        figures = bench.bench_engines(plan, names, say)
+    except (RepositoryError, bench.ContenderDied) as error:
         raise EnginesFailed(str(error)) from error
     if not figures.contenders:
         raise EnginesFailed(f"nobody could run: {figures.not_run}")
     figures.not_run |= dict.fromkeys(left_out, "--quick leaves it out")
-    return engine_report.render(figures), figures.to_json(), True
+    return report.render(figures), figures.to_json(), True

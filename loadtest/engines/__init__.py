@@ -1,0 +1,1 @@
+"""Every runtime, stage and batch size side by side, and beside torch."""

@@ -1,0 +1,1 @@
+"""The service over HTTP at multiples of its capacity, beside its goals and bounds."""

@@ -1,0 +1,1 @@
+"""Arrivals into a real engine process, without HTTP."""
