@@ -8,33 +8,40 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
 
 from model_repo.fractalnet import stages
 from training.busy import busy_machine
 from training.checkpoint import CheckpointError
 from training.data import load
+from training.insight.ladders import draw_ladders
 from training.insight.record import read_log
 from training.levers import EPOCHS, LEVERS, passes, recipe_of, title_of
 from training.parts import Dataset
 from training.publish import Trained
 from training.recipe import Recipe
 from training.run import Run, RunOptions
+from training.significance import Right, mcnemar
 from training.stopping import stop_at_signals
 
 STAGES = ("column1", "column2", "column3", "joined2", "full")
 PROMISING = "base,nested,tied,sandwich"
+LEAST_P = 1e-9
 PLAIN = {"plain5": "column1", "plain10": "column2", "plain20": "column3"}
 """Plain nets, and the column of the same topology."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run of a row: test accuracy and multiply-adds by stage, and seconds of training."""
+    """One finished run of a row: test accuracy, multiply-adds and which test images were right, by stage; seconds."""
 
     seed: int
     accuracy: dict[str, float]
+    right: dict[str, Right]
     multiply_adds: dict[str, int]
     parts: dict[str, int]
     seconds: float
@@ -88,6 +95,9 @@ def _result(trained: Trained, folder: Path) -> Result:
     return Result(
         seed=trained.content["seed"],
         accuracy={name: trained.accuracy(name, "test") for name in trained.stages},
+        right={
+            name: trained.logits(name, "test").argmax(1) == trained.labels("test") for name in trained.stages
+        },
         multiply_adds={name: spent.multiply_adds for name, spent in trained.costs.items()},
         parts=dict(trained.content["part_sizes"]),
         seconds=read_log(folder).seconds,
@@ -126,6 +136,15 @@ def table(folder: Path, data: str, epochs: int, command: str) -> str:
             "|---|---|---|---:|---:|---:|---:|---|",
             *(_row(row, _as_column(found[row], PLAIN[row]), STAGES[:3]) for row in PLAIN),
             "",
+            "## Columns beside plain nets",
+            "",
+            "Points by which a column of the row's net is above the plain net of the same layers, mean of the seeds",
+            "that both have; p of McNemar's test on their test images, the seeds' together.",
+            "",
+            "| row | column1 | column2 | column3 |",
+            "|---|---|---|---|",
+            *_beside_plain([row for row in nets if found[row]], found),
+            "",
             "## Image passes",
             "",
             "How often a stage sees each training image in one epoch, on average.",
@@ -159,9 +178,56 @@ def _spread(accuracies: Sequence[float]) -> str:
 def _as_column(runs: list[Result], column: str) -> list[Result]:
     """A plain net's only stage under the name of the column that has its layers."""
     return [
-        Result(r.seed, {column: next(iter(r.accuracy.values()))}, {}, r.parts, r.seconds, r.precision)
+        replace(
+            r,
+            accuracy={column: next(iter(r.accuracy.values()))},
+            right={column: next(iter(r.right.values()))},
+            multiply_adds={column: next(iter(r.multiply_adds.values()))},
+        )
         for r in runs
     ]
+
+
+def _beside_plain(rows: Sequence[str], found: dict[str, list[Result]]) -> Iterator[str]:
+    for row in rows:
+        cells = [
+            _difference(_as_column(found[plain], column), found[row], column)
+            for plain, column in PLAIN.items()
+        ]
+        yield f"| {row} | " + " | ".join(cells) + " |"
+
+
+def _difference(plain: list[Result], fractal: list[Result], column: str) -> str:
+    pairs = [(p, f) for p in plain for f in fractal if p.seed == f.seed]
+    if not pairs:
+        return "–"
+    points = 100 * sum(f.accuracy[column] - p.accuracy[column] for p, f in pairs) / len(pairs)
+    paired = mcnemar(
+        np.concatenate([p.right[column] for p, _ in pairs]),
+        np.concatenate([f.right[column] for _, f in pairs]),
+    )
+    return f"{points:+.2f} (p {_p(paired.p)}, {len(pairs)} seed{'s' if len(pairs) > 1 else ''})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.1g}" if value >= LEAST_P else f"< {LEAST_P:g}"
+
+
+def picture(folder: Path, data: str, epochs: int) -> Figure:
+    """Accuracy against multiply-adds of every row that was run, plain nets and the paper's beside."""
+    found = {row: results(folder, row, epochs) for row in LEVERS}
+    rows = {row: runs for row, runs in found.items() if runs and row not in PLAIN}
+    columns = {row: _points(runs, STAGES[:3]) for row, runs in rows.items()}
+    joined = {row: _points(runs, ("column1", *STAGES[3:])) for row, runs in rows.items()}
+    plain = [point for row, name in PLAIN.items() for point in _points(_as_column(found[row], name), [name])]
+    return draw_ladders(columns, joined, plain, data)
+
+
+def _points(runs: list[Result], names: Sequence[str]) -> list[tuple[float, float]]:
+    if not runs:
+        return []
+    mean = {name: 100 * sum(r.accuracy[name] for r in runs) / len(runs) for name in names}
+    return sorted((runs[0].multiply_adds[name] / 1e6, mean[name]) for name in names)
 
 
 def _sizes(found: dict[str, list[Result]]) -> str:
@@ -220,5 +286,10 @@ def levers(options: argparse.Namespace, runs: Path) -> None:
     finally:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         name = Path(options.data).stem
-        options.output.write_text(table(folder, name, options.epochs, command))
+        drawn = options.output.with_suffix(".png")
+        picture(folder, name, options.epochs).savefig(drawn, dpi=110)
+        options.output.write_text(
+            table(folder, name, options.epochs, command)
+            + f"\n![Accuracy against multiply-adds of columns and joined stages]({drawn.name})\n"
+        )
         print(f"written: {options.output}")

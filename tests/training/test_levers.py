@@ -72,6 +72,10 @@ def test_rows_are_trained_once_and_the_table_lists_what_was_not_run(
     assert "not run" in lines["tied"]
     assert "| base | 0.17 | 0.17 | 0.17 | – | 0.50 |" in text
     assert "| nested+cutout | nested fractals" in text
+    beside = text.split("## Columns beside plain nets")[1].split("##")[0]
+    assert "2 seeds)" in next(line for line in beside.splitlines() if line.startswith("| base"))
+    assert Path("docs/results/columns.png").read_bytes().startswith(b"\x89PNG")
+    assert "](columns.png)" in text
     capsys.readouterr()
     times = {p: p.stat().st_mtime_ns for p in Path("runs/levers").rglob("trained.pt")}
     assert len(times) == 5

@@ -38,9 +38,9 @@ def draw_frontier(results: Results, data: str) -> Figure:
             total, pooled, "s:", color="#555555", markersize=4, label="the ladder run rung by rung, pooled"
         )
     ours.set_title(f"ours on {data}, test accuracy %")
-    _paper(theirs)
+    draw_paper(theirs)
     for axes in (ours, theirs):
-        _cost_axis(axes)
+        cost_axis(axes)
     return figure
 
 
@@ -48,7 +48,8 @@ def _line(rungs: Sequence[StageRow]) -> tuple[list[float], list[float]]:
     return [r.cost.multiply_adds / 1e6 for r in rungs], [100 * r.calibrated.accuracy for r in rungs]
 
 
-def _paper(axes: Axes) -> None:
+def draw_paper(axes: Axes) -> None:
+    """The paper's Tables 3 and 4: accuracy against multiply-adds."""
     for points, style, label in (
         (paper.FRACTALS, "o-", "Table 3: fractals of C = 1 … 6, each trained alone"),
         (paper.COLUMNS, "s--", "Table 4: columns of the C = 4 net"),
@@ -58,13 +59,15 @@ def _paper(axes: Axes) -> None:
     axes.set_title(f"the paper's on {paper.DATA}, test accuracy %")
 
 
-def _cost_axis(axes: Axes) -> None:
+def cost_axis(axes: Axes) -> None:
+    """Multiply-adds, logarithmic, with the legend below."""
     axes.set_xscale("log")
     axes.set_xlabel("million multiply-adds of one image")
     axes.margins(0.12)
     tidy(axes)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def draw_confusion(results: Results, classes: Sequence[str]) -> Figure:
