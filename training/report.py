@@ -74,6 +74,10 @@ def _subtitle(trained: Trained, log: Log, found: Results) -> str:
     content, config = trained.content, trained.config
     recipe = content["recipe"]
     epochs = f"{recipe['epochs']} epochs in {log.seconds / 60:.0f} minutes"
+    if earlier := content.get("start"):
+        epochs += ", from the weights of " + ", then ".join(
+            f"{r['recipe']} ({r['epochs']} epochs)" for r in earlier
+        )
     return (
         f"{config.family} net, C = {config.columns}, channels {', '.join(map(str, config.channels))}, on "
         f"{content['data']}. Recipe {recipe['name']}: {epochs}, seed {content['seed']}, "

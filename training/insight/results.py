@@ -28,7 +28,9 @@ def draw_frontier(results: Results, data: str) -> Figure:
     for row in results.stages:
         place = (row.cost.multiply_adds / 1e6, 100 * row.calibrated.accuracy)
         ours.plot(*place, "o", color=stage_colour(row.name), markersize=8 if row.rung else 5)
-        ours.annotate(row.name, place, xytext=(6, -11), textcoords="offset points", fontsize=9)
+        ours.annotate(
+            row.name, place, xytext=(6, -11), textcoords="offset points", fontsize=9, annotation_clip=True
+        )
     rungs = [row for row in results.stages if row.rung]
     pooled = [100 * prefix.pooled.accuracy for prefix in results.prefixes]
     ours.plot(*_line(rungs), color=GREY, zorder=0, label="the ladder, each rung alone")
@@ -37,11 +39,24 @@ def draw_frontier(results: Results, data: str) -> Figure:
         ours.plot(
             total, pooled, "s:", color="#555555", markersize=4, label="the ladder run rung by rung, pooled"
         )
-    ours.set_title(f"ours on {data}, test accuracy %")
     draw_paper(theirs)
     for axes in (ours, theirs):
         cost_axis(axes)
+    below = _leave_out_untrained(ours, results)
+    ours.set_title(
+        f"ours on {data}, test accuracy %" + (f" ({below} of less are not shown)" if below else "")
+    )
     return figure
+
+
+def _leave_out_untrained(axes: Axes, results: Results) -> int:
+    """Let no stage that was hardly trained squeeze the ladder together; returns how many fall out of the picture."""
+    rungs = [100 * row.calibrated.accuracy for row in results.stages if row.rung]
+    low = min(rungs) - max(10.0, max(rungs) - min(rungs))
+    below = sum(100 * row.calibrated.accuracy < low for row in results.stages)
+    if below:
+        axes.set_ylim(bottom=low)
+    return below
 
 
 def _line(rungs: Sequence[StageRow]) -> tuple[list[float], list[float]]:
