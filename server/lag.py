@@ -15,7 +15,7 @@ _TICKS = 16  # a third of a second: fast enough to shed on
 _ANSWERS = 128  # two and a half seconds of ticks alone
 _RECOMPUTE_EVERY = 16
 _LONG_NS = 10_000_000  # a guard that shuts out many; left over from a burst it must go soon
-_RECOVERY = 8
+_RECOVERY = 32
 
 
 class Lag:

@@ -16,10 +16,11 @@ AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW = 4
 MISSES = 0.03
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
+EPISODE_NS = 500_000_000
 COUNT_NS = 250_000_000  # over which what is taken on is counted
 CUT = 0.85
-RISE = 1.015  # a tick …
-RISE_NEAR = 1.004  # … but near the rate at which it was last too much
+RISE = 1.03  # a tick …
+RISE_NEAR = 1.005  # … but near the rate at which it was last too much
 NEAR = 0.1
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
 LEAST_BURST = 8.0  # … or so many
@@ -82,11 +83,13 @@ class Throttle:
     def _cut(self, now_ns: int) -> None:
         if now_ns - self._cut_ns < SETTLE_NS:
             return
-        self._cut_ns = now_ns
+        again, self._cut_ns = now_ns - self._cut_ns < EPISODE_NS, now_ns
         # Counted over a stall, what was taken on says nothing of what could be: the window before it knows better.
         now_taken = max(self._counted, self._count(now_ns), LEAST_RATE)
-        self._too_much = now_taken if self.rate is None else self.rate
-        self.rate = max(LEAST_RATE, CUT * self._too_much)
+        reached = now_taken if self.rate is None else self.rate
+        # A backlog takes several cuts to clear: that says nothing of what can be carried once it is gone.
+        self._too_much = max(self._too_much, reached) if again else reached
+        self.rate = max(LEAST_RATE, CUT * reached)
         self._count_anew(now_ns)
 
     def _count(self, now_ns: int) -> float:
