@@ -60,8 +60,8 @@ log = logging.getLogger(__name__)
 VERSION = "0.1.0"
 _SWITCH_INTERVAL_S = 1e-4
 _ACCEPTS = 16
-"""Descriptors of the listening socket, each of which takes one connection in a turn of the loop. libuv takes no more, and
-in a flood the turns are long: of a thousand clients that connect at once the last would wait for seconds.
+"""Descriptors of the listening socket, each of which takes one connection in a turn of the loop. libuv takes no more,
+and in a flood the turns are long: of a thousand clients that connect at once the last would wait for seconds.
 """
 
 _GC_THRESHOLDS = (50_000, 20, 50)
