@@ -31,9 +31,7 @@ class Arrivals:
         self._call_soon = call_soon
         self._clock = clock
         self._reading = False  # in this turn
-        self._awake = (
-            False  # the loop has not slept since bytes were last read: its turns follow each other at once
-        )
+        self._awake = False  # not slept since bytes were last read: the turns follow each other at once
         self._began_ns = self.since_ns = 0
 
     def read(self) -> None:

@@ -58,12 +58,12 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         doorman: Doorman,
-        arrivals: Arrivals | None = None,
+        arrivals: Arrivals,
         refuse: Refuse | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.doorman = doorman
-        self._arrivals = arrivals or Arrivals(self.loop.call_soon, doorman.clock)
+        self._arrivals = arrivals
         self._refuse = refuse
         self.phase = Phase.BUSY
         self.on_lost: Callable[[], None] | None = None

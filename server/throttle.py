@@ -1,11 +1,12 @@
 """How many requests a second one front end takes on when more arrive than it can answer.
 
-Knows how late the event loop's tick is, and counts; must not know models, deadlines or HTTP. The doors behind it look
-at one image: is there room for it, can its first rung be in time? They cannot see that the process itself has no time,
-for the requests that wait in its sockets are stamped only when they are read. That wait is what is controlled here, as
-CoDel (Nichols and Jacobson, 2012) and DAGOR (Zhou et al., 2018) control queues: while the tick is late again and again,
-the rate is cut below what was taken on last; while it is punctual the rate rises. What is above it is refused when its
-headers are complete, for a fraction of what an answer costs, so that the time left is spent on answers that arrive.
+Knows how late the event loop's tick is, how many requests were taken on, and how many of them got no answer although
+there was time; must not know models, deadlines or HTTP. The door looks at one image: is there room for it, can its
+first rung be in time? It cannot see that processor time itself is short. That is what is controlled here, as CoDel
+(Nichols and Jacobson, 2012) and DAGOR (Zhou et al., 2018) control queues: while the tick is late again and again, or
+more than a few answers are missing, the rate is cut; while the tick is punctual it rises. What is above the rate is
+refused when its headers are complete, for a fraction of what an answer costs, so that the time left is spent on answers
+that arrive.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from __future__ import annotations
 LATE_NS = 8_000_000  # of the tick: with the like for answering, a third of a 50 ms budget
 PUNCTUAL_NS = 4_000_000
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
-FEW = 4
-MISSES = 0.03
+FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
-EPISODE_NS = 500_000_000
+EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
 COUNT_NS = 250_000_000  # over which what is taken on is counted
 CUT = 0.85
 RISE = 1.03  # a tick …

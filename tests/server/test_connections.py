@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from server.arrivals import Arrivals
 from server.connections import Connection, Headers
 from server.doorman import Doorman, Phase
 
@@ -67,8 +68,11 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.fixture
 def connection(loop: asyncio.AbstractEventLoop) -> Connection:
     doorman = Doorman(max_connections=10, header_timeout_s=5, keep_alive_s=5, new_id=lambda: "1")
+    arrivals = Arrivals(loop.call_soon, doorman.clock)
     config = uvicorn.Config(says_nothing, lifespan="off", interface="asgi3", log_config=None)
-    connection = Connection(config, ServerState(), {}, loop, doorman=doorman, refuse=refuse_all)
+    connection = Connection(
+        config, ServerState(), {}, loop, doorman=doorman, arrivals=arrivals, refuse=refuse_all
+    )
     connection.connection_made(Transport())  # type: ignore[arg-type]
     return connection
 
