@@ -1,5 +1,6 @@
 """Pictures of summaries. Knows matplotlib and figures; measures nothing."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from loadtest.overload.bench import OverloadFigures
 from loadtest.overload.rows import Load, Row
 
+_TITLE_WIDTH = 100  # characters that fit beside each other
 _LINES = {
     "attainment": "in time",
     "effective_accuracy": "effective accuracy (right and in time)",
@@ -77,7 +79,10 @@ def draw_overload(figures: OverloadFigures, path: Path) -> None:
     for axes in (left, right):
         axes.set_xticks(np.arange(len(groups)), [_label(load) for load in groups])
         axes.set_xlabel("load: multiple of capacity, requests/s")
-    void = "VOID: " + "; ".join(figures.void) + "\n" if figures.void else ""
+    reasons = "\n".join(
+        textwrap.wrap("VOID: " + "; ".join(figures.void).replace(" %", "\u00a0%"), _TITLE_WIDTH)
+    )
+    void = reasons + "\n" if figures.void else ""
     figure.suptitle(f"{void}50 ms deadlines over HTTP, {figures.model.name}@{figures.model.version}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -55,7 +55,7 @@ class Row:
         return {
             "multiple": self.load.multiple,
             "of_ceiling": self.load.of_ceiling,
-            "rate": self.load.rate,
+            "load_rate": self.load.rate,  # `rate`, from the summary, is what the seed made of it
             "capped": self.load.capped,
             "reached": self.load.reached,
             "seed": self.seed,
