@@ -15,8 +15,8 @@ SHORT, LONG, MIXED = (10.0, 10.0), (50.0, 50.0), (5.0, 200.0)
 STEP_BEFORE, STEP_AFTER = 0.5, 5.0
 STEP_AT_S, STEP_SECONDS = 1.0, 2.0
 KINDS = ("poisson", "gamma2", "gamma4", "gamma8", "mmpp2", "ramp", "step", "trace-faster", "trace-copies")
-_LEAST_SECONDS = 0.3
-_SETTLING = 0.1  # of a run, at most half a second: served but not scored
+_LEAST_SECONDS = 2.0
+_SETTLING = 0.25  # of a run, at most half a second: served but not scored
 
 
 @dataclass(frozen=True)

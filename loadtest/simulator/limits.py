@@ -27,9 +27,11 @@ def limits(
     chosen = offered.scored
     begins = (offered.arrivals_ns[chosen] + costs.inbound_ns).astype(np.float64)
     ends = (offered.deadlines_ns[chosen] - costs.outbound_ns).astype(np.float64)
-    accuracies = bounds.pooled_accuracies(model.right.mean(axis=1), latency_ns)
+    images = offered.images[chosen]  # the very ones: among thousands drawn, accuracy strays by tenths of a point
+    right, confidence = model.right[:, images], model.confidence[:, images]
+    accuracies = bounds.pooled_accuracies(right.mean(axis=1), latency_ns)
     found = {U1_PRIME: bounds.u1_prime(accuracies, latency_ns, begins, ends)}
-    options = bounds.cascade_options(model.confidence, model.right, latency_ns)
+    options = bounds.cascade_options(confidence, right, latency_ns)
     found[U2] = bounds.u2(options, begins, ends)
     if exact:
         budget_ns = float(ends[0] - begins[0])

@@ -1,6 +1,9 @@
 """Which launches are possible now, what each is worth, and which is best.
 
-Reads the state; must not change it.
+Reads the state; must not change it. A launch is worth what it is to its members: to each, what the rung gains at once
+and all that is gained after it, less what the image would gain if it were passed over (see prices.py). So an image that
+should have another rung still takes a seat where seats cost next to nothing, as on a GPU, and leaves it where each costs
+as much as the last. Whoever cannot have the rung later, for his deadline, has nothing to lose by taking it now.
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from server.engine.prices import GRID
+from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import NEVER, blocking_cap_ns, price_places, secure_start
+from server.engine.room import blocked, longest_batch_ns, price_place, secure_start
 from server.engine.state import State, arrival_rate
 
 
@@ -19,7 +22,7 @@ from server.engine.state import State, arrival_rate
 class Candidate:
     """A launch that could be made: expected right answers, who would be in it, and its time.
 
-    `members` are slices of groups; without any, the launch is for the `count` earliest unanswered jobs.
+    In it are the `beginners` earliest unanswered jobs and `members`, slices of groups; `count` are all of them.
     """
 
     gain: float
@@ -28,15 +31,25 @@ class Candidate:
     model: str
     stage: int
     members: tuple[tuple[Group, int, int], ...] = ()
+    beginners: int = 0
     count: int = 0
 
 
-Slices = list[tuple[float, Group, int]]
-"""Groups that may join a launch: gain of each member, the group, and before which deadline its members must lie."""
-
+Seats = list[tuple[float, Group | None, int, int]]
+"""Who may join a launch: what it is worth to each of them, their group (None: unanswered), and which slice of it."""
 
 Explain = Callable[[list[Candidate], Candidate | None], None]
 """Told what was considered for a decision and what was chosen (which is among it, unless nothing saves everyone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What limits the launches of one decision: see server.engine.room."""
+
+    now_ns: int
+    secure_ns: int
+    longest_ns: float
+    blocked: Callable[[int], float]
 
 
 def best_candidate(state: State, now_ns: int, explain: Explain | None = None) -> Candidate | None:
@@ -45,60 +58,120 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     What is worth its time at the present price goes first. If there is nothing, the device would be idle, and whatever
     gains anything may have it.
     """
-    limits = secure_start(state) - now_ns, blocking_cap_ns(state, now_ns)
-    place, root_place = price_places(state, now_ns)
+    place = price_place(state, now_ns)
+    room = _Room(now_ns, secure_start(state) - now_ns, longest_batch_ns(state, now_ns), blocked(state, now_ns))
     found: list[Candidate] = []
-    patient: list[Candidate] = []
     for name, queue in state.models.items():
         if queue.usable:
-            first = _first_candidates(state, name, queue, now_ns, root_place, limits[1])
-            if _may_wait(state, queue, place, now_ns):
-                patient += first
-            else:
-                found += first
-            found += _deepen_candidates(
-                state, name, queue, now_ns, limits, _planned(queue, place, now_ns, state)
-            )
-    found = found or patient
+            found += _priced(state, name, queue, room, place)
+    price = GRID[place] if place else 0.0
     if not found:
+        price = 0.0
         for name, queue in state.models.items():
             if queue.usable:
-                found += _deepen_candidates(state, name, queue, now_ns, limits, _anything(queue))
-    chosen = _best_of(state, found) or _save_the_earliest(state, now_ns)
+                found += _anything(state, name, queue, room)
+    chosen = _best_of(state, found, price) or _save_the_earliest(state, now_ns)
     if explain is not None:
         explain(found, chosen)
     return chosen
 
 
-def _best_of(state: State, found: list[Candidate]) -> Candidate | None:
+def _best_of(state: State, found: list[Candidate], price: float) -> Candidate | None:
     """Most expected right answers per nanosecond; of those that are nearly as good the shortest, which blocks least."""
     scored = [(candidate.gain / candidate.work_ns, candidate) for candidate in found]
-    threshold = max((score for score, _ in scored), default=0.0) * state.config.nearly_as_good
+    best = max((score for score, _ in scored), default=0.0)
+    threshold = best * state.config.nearly_as_good
+    if price and best < 0.75 * price:
+        threshold = best * 0.75
+        nearly = [c for score, c in scored if score >= threshold]
+        return max(nearly, key=lambda c: (c.work_ns, c.model, c.stage), default=None)
     nearly = [c for score, c in scored if score >= threshold]
     return min(nearly, key=lambda c: (c.work_ns, c.model, c.stage), default=None)
 
 
-# Unanswered jobs
+def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
+    """No launch saves everyone: the largest batch of first rungs for the earliest deadline of all."""
+    waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
+    if not waiting:
+        return None
+    _, name, queue = min(waiting, key=lambda entry: entry[:2])
+    return _first_rungs(state, name, queue, now_ns)[-1]
 
 
-def _first_candidates(
-    state: State, name: str, queue: ModelQueue, now_ns: int, place: int, cap_ns: float
-) -> list[Candidate]:
-    """The rung that the price makes best to begin with, if the others stay secure; else the cheapest."""
+# Who would sit in which launch
+
+
+def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int) -> list[Candidate]:
+    """Launches that are worth their time at this price to those in them."""
+    floor = queue.plans.floor
+    worths = queue.plans.at(max(place, floor))
+    seats = _answered_seats(state, queue, room.now_ns, worths)
     if not queue.unanswered:
-        return []
+        return _launches(state, name, queue, room, seats)
+    patient = _may_wait(state, queue, place, room.now_ns)
+    found = [] if patient else [c for c in _first_rungs(state, name, queue, room.now_ns) if _secure(state, c, room)]
     # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
-    root = queue.plans.root_rung[place]
-    if place > queue.plans.floor and queue.plans.knows(queue.ladder.first) and root != queue.ladder.first:
-        direct = [
-            c
-            for c in _answering(state, name, queue, now_ns, root)
-            if c.work_ns <= cap_ns and _leaves_secure(state, c, now_ns) and _all_plain(queue, c.count)
-        ]
-        if direct:
-            return direct
-    cheapest = _answering(state, name, queue, now_ns, queue.ladder.first)
-    return [c for c in cheapest if _leaves_secure(state, c, now_ns)]
+    if place > floor and queue.plans.knows(queue.ladder.first):
+        _seat_beginners(state, queue, worths, seats, patient=patient)
+    return found + _launches(state, name, queue, room, seats)
+
+
+def _answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths) -> dict[int, Seats]:
+    seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
+    patience = state.config.patience
+    guarded_ns = now_ns + state.config.guard_ns
+    # A launch of this rung now and another after it: who cannot have that must be in this one.
+    again_ns = {stage: guarded_ns + 2 * queue.latency.ns(stage, 1) for stage in queue.ladder.usable}
+    for group in queue.groups.values():
+        entries, count = group.entries, len(group.entries)
+        if group.place < 0:  # a stream follows no plan
+            for stage, gain in group.gains:
+                seats[stage].append((gain, group, 0, count))
+            continue
+        worth, passed = worths.worth[group.place], patience * worths.value[group.place]
+        earliest_ns = entries[0][0]
+        for stage, _ in group.gains:
+            urgent = 0
+            if earliest_ns < again_ns[stage]:
+                urgent = bisect_left(entries, (again_ns[stage],))
+                seats[stage].append((worth[stage], group, 0, urgent))
+            if urgent < count and worth[stage] > passed:
+                seats[stage].append((worth[stage] - passed, group, urgent, count))
+    return seats
+
+
+def _seat_beginners(
+    state: State, queue: ModelQueue, worths: Worths, seats: dict[int, Seats], *, patient: bool
+) -> None:
+    """Unanswered jobs go where it is worth most to them; their first answer as such is sure, and gains nothing."""
+    first = queue.ladder.first
+    passed = worths.root_value
+    plain = _plain(queue)
+    for stage in queue.ladder.usable:
+        count = len(queue.unanswered) if stage == first else plain
+        worth = worths.root_worth[stage] - passed
+        if count and worth > 0 and (patient or stage != first):
+            seats[stage].append((worth, None, 0, count))
+
+
+def _plain(queue: ModelQueue) -> int:
+    """How many of the earliest deadlines are content with any rung first."""
+    for place, entry in enumerate(queue.unanswered[: queue.max_batch]):
+        if not entry[2].plain:
+            return place
+    return min(len(queue.unanswered), queue.max_batch)
+
+
+def _anything(state: State, name: str, queue: ModelQueue, room: _Room) -> list[Candidate]:
+    """First rungs, and every rung for everyone who would gain from it."""
+    seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
+    for group in queue.groups.values():
+        for stage, gain in group.gains:
+            seats[stage].append((gain, group, 0, len(group.entries)))
+    found = _launches(state, name, queue, room, seats)
+    if queue.unanswered:
+        found += [c for c in _first_rungs(state, name, queue, room.now_ns) if _secure(state, c, room)]
+    return found
 
 
 def _may_wait(state: State, queue: ModelQueue, place: int, now_ns: int) -> bool:
@@ -107,21 +180,22 @@ def _may_wait(state: State, queue: ModelQueue, place: int, now_ns: int) -> bool:
     It is short where answers have a price, or where first rungs one by one would take much of the device. Nothing is
     lost by waiting: whatever goes before them must leave them secure.
     """
+    if place > queue.plans.floor:
+        return True
     count = min(len(queue.unanswered), queue.max_batch)
-    if not count:
-        return False
     alone = arrival_rate(queue, now_ns) * queue.first_work_ns
-    if place <= queue.plans.floor and alone < state.config.alone:
-        return False
-    return queue.latency.efficiency(queue.ladder.first, count) < state.config.efficient
+    return alone >= state.config.alone and queue.latency.efficiency(queue.ladder.first, count) < state.config.efficient
 
 
-def _answering(state: State, name: str, queue: ModelQueue, now_ns: int, stage: int) -> list[Candidate]:
-    """`stage` for the earliest deadlines, in every batch that makes them.
+# Launches
 
-    With the first rung never none, if anyone waits: the earliest job can make it alone, for the hopeless ones have
-    just been taken out.
+
+def _first_rungs(state: State, name: str, queue: ModelQueue, now_ns: int) -> list[Candidate]:
+    """The first rung for the earliest deadlines, in every batch that makes them.
+
+    Never none, if anyone waits: the earliest job can make it alone, for the hopeless ones have just been taken out.
     """
+    stage = queue.ladder.first
     worth = queue.ladder.accuracy(1 << stage)
     latest_ns = queue.unanswered[0][0] - state.config.guard_ns - now_ns
     found: list[Candidate] = []
@@ -130,120 +204,87 @@ def _answering(state: State, name: str, queue: ModelQueue, now_ns: int, stage: i
         if ns > latest_ns:
             break
         work_ns = queue.latency.work_ns(stage, count)
-        found.append(Candidate(count * worth, work_ns, ns, name, stage, count=count))
+        found.append(Candidate(count * worth, work_ns, ns, name, stage, beginners=count, count=count))
     return found
 
 
-def _all_plain(queue: ModelQueue, count: int) -> bool:
-    return all(entry[2].plain for entry in queue.unanswered[:count])
-
-
-def _leaves_secure(state: State, candidate: Candidate, now_ns: int) -> bool:
-    return secure_start(state, candidate.model, skip=candidate.count) >= now_ns + candidate.work_ns
-
-
-def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
-    """No launch saves everyone: the largest batch for the earliest deadline of all."""
-    waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
-    if not waiting:
-        return None
-    _, name, queue = min(waiting, key=lambda entry: entry[:2])
-    return _answering(state, name, queue, now_ns, queue.ladder.first)[-1]
-
-
-# Answered jobs
-
-
-def _planned(queue: ModelQueue, place: int, now_ns: int, state: State) -> dict[int, Slices]:
-    """Per rung, who should have it by plan at this price, and who can only make this one of those worth their time."""
-    plans = queue.plans
-    place = max(place, plans.floor)
-    price = GRID[place]
-    rungs = plans.rungs_at(place)
-    end_ns = now_ns + state.config.guard_ns
-    found: dict[int, Slices] = {}
-    for group in queue.groups.values():
-        if group.place < 0:
-            stage, gain = group.gains[0]
-            found.setdefault(stage, []).append((gain, group, NEVER))
-            continue
-        wanted = rungs[group.place]
-        if wanted < 0:
-            continue
-        too_late_ns = end_ns + queue.latency.ns(wanted, 1)
-        for stage, gain in group.gains:
-            if stage == wanted:
-                found.setdefault(stage, []).append((gain, group, NEVER))
-            elif group.entries[0][0] < too_late_ns and gain > price * queue.latency.work_ns(stage, 1):
-                found.setdefault(stage, []).append((gain, group, too_late_ns))
-    return found
-
-
-def _anything(queue: ModelQueue) -> dict[int, Slices]:
-    """Per rung, everyone who would gain from it."""
-    found: dict[int, Slices] = {}
-    for group in queue.groups.values():
-        for stage, gain in group.gains:
-            found.setdefault(stage, []).append((gain, group, NEVER))
-    return found
-
-
-def _deepen_candidates(
-    state: State,
-    name: str,
-    queue: ModelQueue,
-    now_ns: int,
-    limits: tuple[int, float],
-    slices: dict[int, Slices],
+def _launches(
+    state: State, name: str, queue: ModelQueue, room: _Room, seats: dict[int, Seats]
 ) -> list[Candidate]:
-    room_ns, cap_ns = limits
-    candidates: list[Candidate] = []
-    for stage, groups in slices.items():
-        groups.sort(key=_by_gain)
-        total = sum(len(group.entries) for _, group, _ in groups)
-        best = 0.0
-        for count in _batches(queue, total):
-            ns = queue.latency.ns(stage, count)
-            # A single image may block as long as the cap says; a batch, which has an alternative, half as
-            # long.
-            if ns > room_ns + queue.latency.tail_ns or ns > (cap_ns if count == 1 else cap_ns / 2):
-                break
-            gain, members, found = _neediest(groups, count, now_ns + ns + state.config.guard_ns)
-            if found:
-                work_ns, promised_ns = queue.latency.work_ns(stage, found), queue.latency.ns(stage, found)
-                candidates.append(Candidate(gain, work_ns, promised_ns, name, stage, members, found))
-                best = max(best, gain / work_ns)
-                # The neediest are in already: once a larger batch is worth less a nanosecond, all larger ones are.
-                if gain / work_ns < best * state.config.nearly_as_good:
-                    break
-            if found < count:
-                break
-    return candidates
+    found: list[Candidate] = []
+    for stage, wanted in seats.items():
+        if wanted:
+            wanted.sort(key=_by_worth)
+            found += _launches_of(state, name, queue, room, stage, wanted)
+    return found
 
 
-def _by_gain(candidate: tuple[float, Group, int]) -> tuple[float, tuple[int, int, bool]]:
-    return -candidate[0], candidate[1].key
+def _launches_of(
+    state: State, name: str, queue: ModelQueue, room: _Room, stage: int, seats: Seats
+) -> list[Candidate]:
+    found: list[Candidate] = []
+    best = 0.0
+    accuracy = queue.ladder.accuracy(1 << queue.ladder.first)
+    for count in _batches(queue, sum(seat[3] - seat[2] for seat in seats)):
+        ns = queue.latency.ns(stage, count)
+        if count > 1 and ns > room.longest_ns:
+            break
+        gain, members, beginners, taken = _neediest(queue, seats, count, room.now_ns + ns + state.config.guard_ns)
+        if not taken:
+            break
+        work_ns, promised_ns = queue.latency.work_ns(stage, taken), queue.latency.ns(stage, taken)
+        gain -= accuracy * room.blocked(work_ns)
+        candidate = Candidate(gain, work_ns, promised_ns, name, stage, members, beginners, taken)
+        if gain > 0 and _secure(state, candidate, room):
+            found.append(candidate)
+            best = max(best, gain / work_ns)
+            # The neediest are in already: once a larger batch is worth less a nanosecond, all larger ones are.
+            if gain / work_ns < best * state.config.nearly_as_good:
+                break
+        if taken < count:
+            break
+    return found
+
+
+def _secure(state: State, candidate: Candidate, room: _Room) -> bool:
+    """Whether all unanswered jobs that are not in it can be answered in time after it."""
+    if not candidate.beginners:
+        return candidate.work_ns <= room.secure_ns
+    start_ns = secure_start(state, candidate.model, skip=candidate.beginners)
+    return start_ns >= room.now_ns + candidate.work_ns
+
+
+def _by_worth(seat: tuple[float, Group | None, int, int]) -> tuple[float, tuple[int, int, bool]]:
+    return -seat[0], seat[1].key if seat[1] else (0, 0, False)
 
 
 def _neediest(
-    groups: Slices, count: int, end_ns: int
-) -> tuple[float, tuple[tuple[Group, int, int], ...], int]:
-    """The `count` jobs with most to gain among those whose deadline is not before `end_ns`, as slices of groups."""
+    queue: ModelQueue, seats: Seats, count: int, end_ns: int
+) -> tuple[float, tuple[tuple[Group, int, int], ...], int, int]:
+    """The `count` jobs to which it is worth most, of those whose deadline is not before `end_ns`.
+
+    Returns what it is worth to them together, slices of groups, how many unanswered ones, how many in all.
+    """
     gain = 0.0
     members: list[tuple[Group, int, int]] = []
+    beginners = 0
     missing = count
-    for each, group, before_ns in groups:
-        entries = group.entries
-        start = 0 if entries[0][0] >= end_ns else bisect_left(entries, (end_ns,))
-        stop = len(entries) if before_ns == NEVER else bisect_left(entries, (before_ns,))
-        taken = min(stop - start, missing)
+    for each, group, first, last in seats:
+        entries = queue.unanswered if group is None else group.entries
+        start = first if entries[first][0] >= end_ns else bisect_left(entries, (end_ns,), first)
+        if group is None and start:  # the earliest must come first
+            continue
+        taken = min(last - start, missing)
         if taken > 0:
-            members.append((group, start, start + taken))
+            if group is None:
+                beginners = taken
+            else:
+                members.append((group, start, start + taken))
             gain += each * taken
             missing -= taken
             if not missing:
                 break
-    return gain, tuple(members), count - missing
+    return gain, tuple(members), beginners, count - missing
 
 
 def _batches(queue: ModelQueue, available: int) -> Iterable[int]:

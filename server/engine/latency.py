@@ -20,6 +20,7 @@ longer stalls would refuse more work than they spoil.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -164,11 +165,15 @@ class LatencyTable:
         self._raised_ns *= TAIL_DECAY
         self._settle()
 
-    def best_batch(self, stage: int, tolerance: float = 0.05) -> int:
-        """The smallest batch whose cost per image is within `tolerance` of the lowest; larger ones only block."""
+    def best_batch(self, stage: int, tolerance: float = 0.05, longest_ns: float = math.inf) -> int:
+        """The smallest batch whose cost per image is within `tolerance` of the lowest; larger ones only block.
+
+        Only batches of at most `longest_ns` are considered, and that of one image.
+        """
         base = self._base[stage]
-        lowest = min((base[b] + self._overhead_ns) / b for b in self.buckets)
-        return next(b for b in self.buckets if (base[b] + self._overhead_ns) / b <= lowest * (1 + tolerance))
+        sizes = [b for b in self.buckets if b == 1 or self.work_ns(stage, b) <= longest_ns]
+        lowest = min((base[b] + self._overhead_ns) / b for b in sizes)
+        return next(b for b in sizes if (base[b] + self._overhead_ns) / b <= lowest * (1 + tolerance))
 
     def efficiency(self, stage: int, batch: int) -> float:
         """Time per image at the best batch as a share of that at this one, 0…1."""

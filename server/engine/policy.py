@@ -242,10 +242,9 @@ def _end_the_rest(state: State) -> list[Instruction]:
 
 def _take(state: State, chosen: Candidate, now_ns: int) -> Launch:
     queue = state.models[chosen.model]
-    if chosen.members:
-        members = [w for group, start, end in chosen.members for w in queue.take_answered(group, start, end)]
-    else:
-        members = queue.take_unanswered(chosen.count)
+    members = queue.take_unanswered(chosen.beginners)
+    for group, start, end in reversed(chosen.members):  # of two slices of a group the later one first
+        members += queue.take_answered(group, start, end)
     state.launches += 1
     keys = tuple(waiting.job.key for waiting in members)
     state.outstanding = Launch(

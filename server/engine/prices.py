@@ -19,6 +19,9 @@ Pure arithmetic; must not know jobs, deadlines or the clock.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +32,6 @@ Floats = NDArray[np.float64]
 
 # A ladder's cost may be anything from microseconds to seconds, so the grid is wide: 12 prices a decade.
 GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
-NO_RUNG = -1
 UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a step
 SOLVE_EVERY = (
     10_000.0  # finished rungs: with three of them a third of a millisecond each time, with six several
@@ -41,6 +43,22 @@ LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right ans
 STALE = 0.05  # relative change of the device's speed after which plans are made anew
 
 
+@dataclass(frozen=True, slots=True)
+class Worths:
+    """What launches are worth to images at one price, in expected right answers, the price of their time not taken off.
+
+    Attributes:
+        value: by state, what the image will still gain, less the price of the time for it.
+        worth: by state and rung, what the rung gains at once and all that is gained after it.
+        root_value, root_worth: the same of a new image; here the gain is the whole accuracy.
+    """
+
+    value: list[float]
+    worth: list[list[float]]
+    root_value: float
+    root_worth: list[float]
+
+
 class Plans:
     """The plans of one model for every price of GRID.
 
@@ -50,9 +68,7 @@ class Plans:
 
     Attributes:
         root_cost: float64 [prices], nanoseconds that a new image will take, all its rungs together.
-        root_rung: int list [prices], the rung to begin with.
         cost: float64 [states, prices], nanoseconds that an image in this state will still take; see `state`.
-        rung: int8 [states, prices], the rung it should have next, or NO_RUNG.
     """
 
     def __init__(self, ladder: Ladder, latency: LatencyTable) -> None:
@@ -60,7 +76,9 @@ class Plans:
         self._latency = latency
         self._bins = ladder.bins
         self._masks = 1 << len(ladder.names)
-        self._rungs: dict[int, list[int]] = {}
+        self._at: dict[int, Worths] = {}
+        self._longest_ns = math.inf
+        self._batches: dict[int, int] = {}
         self._seen: dict[tuple[int, int], Floats] = {}
         self._first_seen: dict[int, Floats] = {}
         self._observed = 0.0
@@ -73,11 +91,16 @@ class Plans:
         """The row of `cost` and `rung` for an image that has had `mask` and stands in that bin."""
         return mask * self._bins + bin_
 
-    def rungs_at(self, place: int) -> list[int]:
-        """By state, the rung that an image should have next at a price of GRID, or NO_RUNG."""
-        found = self._rungs.get(place)
+    def at(self, place: int) -> Worths:
+        """What launches are worth to images at a price of GRID."""
+        found = self._at.get(place)
         if found is None:
-            found = self._rungs[place] = self.rung[:, place].tolist()
+            found = self._at[place] = Worths(
+                self._value[:, place].tolist(),
+                self._worth[:, :, place].tolist(),
+                float(self._root_value[place]),
+                self._root_worth[:, place].tolist(),
+            )
         return found
 
     def saw(self, mask: int, bin_: int, stage: int, new_bin: int) -> None:
@@ -99,8 +122,13 @@ class Plans:
         row = self._first_seen.get(stage)
         return row is not None and float(row.sum()) >= KNOWN
 
-    def refresh(self, force: bool = False) -> None:
-        """Make the plans anew if the device has changed its speed, or enough images have been seen since."""
+    def refresh(self, force: bool = False, longest_ns: float | None = None) -> None:
+        """Make the plans anew if the device has changed its speed, or enough images have been seen since.
+
+        `longest_ns`: launches of several images should not take longer.
+        """
+        if longest_ns is not None and not 0.8 * self._longest_ns < longest_ns < 1.25 * self._longest_ns:
+            self._longest_ns, force = longest_ns, True
         basis = self._latency.work_ns(self._ladder.usable[-1], 1) if self._ladder.usable else 1.0
         changed = abs(basis - self._basis) > STALE * self._basis
         changed = changed and self._observed >= self._solved_at + SOLVE_AGAIN
@@ -117,12 +145,13 @@ class Plans:
         self._solve()
 
     def _solve(self) -> None:
-        self._rungs.clear()
+        self._at.clear()
         costs = {stage: self._cost_of(stage) for stage in self._ladder.usable}
         states, prices = self._masks * self._bins, len(GRID)
         self.cost = np.zeros((states, prices))
-        self.rung = np.full((states, prices), NO_RUNG, np.int8)
-        value = np.zeros((states, prices))
+        self._worth = np.zeros((states, len(self._ladder.names), prices))
+        self._root_worth = np.zeros((len(self._ladder.names), prices))
+        self._value = value = np.zeros((states, prices))
         for mask in range(self._masks - 1, 0, -1):  # a set of rungs before its subsets
             self._solve_mask(mask, costs, value)
         self._solve_root(costs, value)
@@ -140,30 +169,30 @@ class Plans:
             there = mask | 1 << stage
             after = slice(there * self._bins, (there + 1) * self._bins)
             moves = self._moves(mask, stage)
-            worth = np.asarray(gains)[:, None] - GRID * cost + moves @ value[after]
+            gained = np.asarray(gains)[:, None] + moves @ value[after]
+            self._worth[here, stage] = gained
+            worth = gained - GRID * cost
             better = (worth > value[here]) & (np.asarray(gains)[:, None] > 0)
             value[here] = np.where(better, worth, value[here])
-            self.rung[here] = np.where(better, stage, self.rung[here])
             self.cost[here] = np.where(better, cost + moves @ self.cost[after], self.cost[here])
 
     def _solve_root(self, costs: dict[int, float], value: Floats) -> None:
         """Every image gets a rung, however dear time is."""
         best = np.full(len(GRID), -np.inf)
-        rung = np.zeros(len(GRID), np.int64)
         self.root_cost = np.zeros(len(GRID))
         for stage, cost in costs.items():
             after = slice((1 << stage) * self._bins, ((1 << stage) + 1) * self._bins)
             shares = self._shares(stage)
-            worth = self._ladder.accuracy(1 << stage) - GRID * cost + shares @ value[after]
+            self._root_worth[stage] = self._ladder.accuracy(1 << stage) + shares @ value[after]
+            worth = self._root_worth[stage] - GRID * cost
             better = worth > best
             best = np.where(better, worth, best)
-            rung = np.where(better, stage, rung)
             self.root_cost = np.where(better, cost + shares @ self.cost[after], self.root_cost)
-        self.root_rung: list[int] = rung.tolist()
+        self._root_value = best
 
     def _cost_of(self, stage: int) -> float:
-        """Nanoseconds an image in a batch that uses the device well."""
-        batch = self._latency.best_batch(stage)
+        """Nanoseconds an image in a batch that uses the device well and does not block it too long."""
+        batch = self._latency.best_batch(stage, longest_ns=self._longest_ns)
         return self._latency.work_ns(stage, batch) / batch
 
     def _moves(self, mask: int, stage: int) -> Floats:

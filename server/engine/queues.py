@@ -91,6 +91,11 @@ class ModelQueue:
         """Device time of the first rung of one image."""
         return self.latency.work_ns(self.ladder.first, 1)
 
+    @property
+    def first_share_ns(self) -> float:
+        """Device time of the first rung of one image among many."""
+        return self.latency.work_ns(self.ladder.first, self.secure_batch) / self.secure_batch
+
     def fail(self, stage: int) -> list[Waiting]:
         """Take a rung out of use; returns all answered jobs, out of their groups: their outlook has changed."""
         self.ladder.fail(stage)

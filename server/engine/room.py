@@ -7,11 +7,12 @@ Pure arithmetic over the state; decides nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from server.engine.prices import GRID, price_of
-from server.engine.state import LOW_BUDGET, RARE_ARRIVALS, State, arrival_rate
+from server.engine.state import State, arrival_rate
 
 NEVER = 1 << 62
 LONGEST_HORIZON_NS = 500_000_000
@@ -45,48 +46,67 @@ def backlog_ns(state: State) -> int:
     return sum(ns for queue in state.models.values() if queue.usable for _, ns in queue.secure_groups())
 
 
-def blocking_cap_ns(state: State, now_ns: int) -> float:
-    """How long a launch may be so that tight jobs arriving right after its start still get their first rung.
+def longest_batch_ns(state: State, now_ns: int) -> float:
+    """How long a launch of several images may be: those who arrive meanwhile must have time for a deep rung too.
 
-    Those who arrive during L nanoseconds need L·load of the device themselves, so L + L·load + first ≤ low
-    budget − guard. Where hardly anybody is expected to arrive meanwhile, nothing is at stake: a launch in which fewer
-    than RARE_ARRIVALS are expected is never too long.
+    Those who arrive during L nanoseconds need L·load of the device for their first rungs, so L + L·load must leave half
+    of a typical budget.
     """
     if not state.sorted_budgets:
         return math.inf
+    load = sum(arrival_rate(q, now_ns) * q.first_share_ns for q in state.models.values() if q.usable)
+    typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
+    return 0.5 * (typical_ns - state.config.guard_ns) / (1.0 + load)
+
+
+def blocked(state: State, now_ns: int) -> Callable[[int], float]:
+    """How many of those who will arrive during a launch are expected to miss their deadlines by it, by its length.
+
+    Nothing can interrupt a launch. Whoever arrives when it still has r nanoseconds to go gets his first rung after r,
+    and after the first rungs of the others who came meanwhile. Budgets are drawn from the recent ones.
+    """
     rate = load = 0.0
     first_ns = 0
     for queue in state.models.values():
         if queue.usable:
             own_rate = arrival_rate(queue, now_ns)
             rate += own_rate
-            load += own_rate * queue.first_work_ns
+            load += own_rate * queue.first_share_ns
             first_ns = max(first_ns, queue.first_ns)
-    low = state.sorted_budgets[int(len(state.sorted_budgets) * LOW_BUDGET)]
-    cap_ns = (low - first_ns - state.config.guard_ns) / (1.0 + load)
-    return max(cap_ns, RARE_ARRIVALS / rate) if rate > 0.0 else math.inf
+    budgets = state.sorted_budgets
+    each = rate / max(len(budgets), 1)
+    least_ns = first_ns + state.config.guard_ns
+
+    def expected(length_ns: int) -> float:
+        until_ns = length_ns * (1.0 + load) + least_ns
+        total_ns = 0.0
+        for budget_ns in budgets:
+            if budget_ns >= until_ns:
+                break
+            total_ns += min(until_ns - budget_ns, length_ns)
+        return total_ns * each
+
+    return expected
 
 
-def price_places(state: State, now_ns: int) -> tuple[int, int]:
-    """The places in GRID of the price of device time now: for answered jobs, and for the first rung of new ones.
+def price_place(state: State, now_ns: int) -> int:
+    """The place in GRID of the price of device time now.
 
     It is the lowest at which all that is here and all that will probably come within a typical budget fits into that
-    budget, each image following the plan that the price makes best for it. For the choice of a first rung, what has
-    not come yet counts half: a whole queue of beginners can still be served by the cheapest rung when it has come.
+    budget, each image following the plan that the price makes best for it.
     """
     if not state.sorted_budgets:
-        return 0, 0
+        return 0
     typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
     horizon_ns = min(typical_ns * state.config.horizon, LONGEST_HORIZON_NS)
-    here = np.zeros(len(GRID))
-    coming = np.zeros(len(GRID))
+    planned = np.zeros(len(GRID))
+    longest_ns = longest_batch_ns(state, now_ns)
     for queue in state.models.values():
         if queue.usable:
-            queue.plans.refresh()
-            here += queue.planned_ns()
-            coming += queue.plans.root_cost * (arrival_rate(queue, now_ns) * horizon_ns)
-    room_ns = horizon_ns * state.config.fill
-    return price_of(here + coming, room_ns), price_of(here + state.config.foresight * coming, room_ns)
+            queue.plans.refresh(longest_ns=longest_ns)
+            planned += queue.planned_ns()
+            planned += queue.plans.root_cost * (arrival_rate(queue, now_ns) * horizon_ns)
+    return price_of(planned, horizon_ns * state.config.fill)
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:

@@ -17,8 +17,6 @@ from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
 
 BUDGET_WINDOW = 128
-LOW_BUDGET = 0.05  # the quantile of recent budgets that the blocking cap protects
-RARE_ARRIVALS = 0.25  # expected during a launch; with fewer, its length endangers nobody
 BUDGET_MEMORY_NS = 5_000_000_000  # what nobody has asked for this long says nothing of who comes next
 RATE_WINDOW_NS = 200e6
 
@@ -34,7 +32,8 @@ class PolicyConfig:
             the best.
         horizon: how far planning looks ahead, in typical budgets.
         fill: the share of the device's time that planning fills.
-        foresight: how much of the work that is still to come counts when a first rung is chosen.
+        patience: how surely an image that is passed over now is served later: what it would gain counts so much
+            against taking it now.
         efficient: a batch of first rungs need not grow once it uses the device so well, as a share of the best batch.
         alone: share of the device that first rungs one by one may take before they wait for each other.
     """
@@ -44,7 +43,7 @@ class PolicyConfig:
     nearly_as_good: float = 0.95
     horizon: float = 1.0
     fill: float = 0.95
-    foresight: float = 0.5
+    patience: float = 1.0
     efficient: float = 0.75
     alone: float = 0.25
 
