@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import blocked, longest_batch_ns, price_place, secure_start
+from server.engine.room import blocked, crowding, longest_batch_ns, price_place, secure_start
 from server.engine.state import State, arrival_rate
 
 
@@ -22,7 +22,8 @@ from server.engine.state import State, arrival_rate
 class Candidate:
     """A launch that could be made: expected right answers, who would be in it, and its time.
 
-    In it are the `beginners` earliest unanswered jobs and `members`, slices of groups; `count` are all of them.
+    In it are the `beginners` earliest unanswered jobs after `given_up` still earlier ones, and `members`, slices of
+    groups; `count` are all of them.
     """
 
     gain: float
@@ -33,6 +34,7 @@ class Candidate:
     members: tuple[tuple[Group, int, int], ...] = ()
     beginners: int = 0
     count: int = 0
+    given_up: int = 0
 
 
 Seats = list[tuple[float, Group | None, int, int]]
@@ -49,6 +51,7 @@ class _Room:
     now_ns: int
     secure_ns: int
     longest_ns: float
+    crowding: float
     blocked: Callable[[int], float]
 
 
@@ -59,7 +62,9 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     gains anything may have it.
     """
     place = price_place(state, now_ns)
-    room = _Room(now_ns, secure_start(state) - now_ns, longest_batch_ns(state, now_ns), blocked(state, now_ns))
+    room = _Room(
+        now_ns, secure_start(state) - now_ns, longest_batch_ns(state, now_ns), crowding(state, now_ns), blocked(state, now_ns)
+    )
     found: list[Candidate] = []
     for name, queue in state.models.items():
         if queue.usable:
@@ -90,12 +95,25 @@ def _best_of(state: State, found: list[Candidate], price: float) -> Candidate | 
 
 
 def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
-    """No launch saves everyone: the largest batch of first rungs for the earliest deadline of all."""
+    """No launch saves everyone: the largest batch of first rungs for the earliest deadline of all.
+
+    If that is a small one although many wait, the most urgent ones are given up for a batch of good throughput (early
+    drop, Shen et al., Nexus, SOSP 2019, section 6.3): small batches would lose more, one launch after the other.
+    """
     waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
     if not waiting:
         return None
     _, name, queue = min(waiting, key=lambda entry: entry[:2])
-    return _first_rungs(state, name, queue, now_ns)[-1]
+    saved = _first_rungs(state, name, queue, now_ns)[-1]
+    stage, batch, latency = saved.stage, queue.secure_batch, queue.latency
+    if latency.efficiency(stage, saved.count) >= state.config.efficient:
+        return saved
+    given_up = bisect_left(queue.unanswered, (now_ns + latency.ns(stage, batch) + state.config.guard_ns,))
+    if len(queue.unanswered) - given_up < batch:
+        return saved
+    gain = batch * queue.ladder.accuracy(1 << stage)
+    work_ns, promised_ns = latency.work_ns(stage, batch), latency.ns(stage, batch)
+    return Candidate(gain, work_ns, promised_ns, name, stage, beginners=batch, given_up=given_up, count=batch)
 
 
 # Who would sit in which launch
@@ -249,7 +267,7 @@ def _launches_of(
 def _secure(state: State, candidate: Candidate, room: _Room) -> bool:
     """Whether all unanswered jobs that are not in it can be answered in time after it."""
     if not candidate.beginners:
-        return candidate.work_ns <= room.secure_ns
+        return candidate.work_ns * room.crowding <= room.secure_ns
     start_ns = secure_start(state, candidate.model, skip=candidate.beginners)
     return start_ns >= room.now_ns + candidate.work_ns
 

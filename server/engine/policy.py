@@ -42,7 +42,7 @@ from server.engine.events import (
 from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
-from server.engine.room import first_answer_ns, free_ns, secure_start
+from server.engine.room import all_in_time, first_answer_ns, free_ns, secure_start
 from server.engine.state import PolicyConfig, State, count_arrival, new_state
 
 __all__ = [
@@ -103,7 +103,7 @@ def _arrived(state: State, job: Job, now_ns: int) -> list[Instruction]:
     free_at_ns = free_ns(state, now_ns)
     waiting = Waiting(job, state.arrivals)
     queue.add_unanswered(waiting)
-    if secure_start(state) < free_at_ns:
+    if secure_start(state) < free_at_ns and not all_in_time(state, free_at_ns):
         queue.remove(waiting)
         feasible_ns = first_answer_ns(state, job.model, now_ns)
         _doubt_estimate(state, queue, job.deadline_ns - now_ns)
@@ -242,7 +242,7 @@ def _end_the_rest(state: State) -> list[Instruction]:
 
 def _take(state: State, chosen: Candidate, now_ns: int) -> Launch:
     queue = state.models[chosen.model]
-    members = queue.take_unanswered(chosen.beginners)
+    members = queue.take_unanswered(chosen.beginners, chosen.given_up)
     for group, start, end in reversed(chosen.members):  # of two slices of a group the later one first
         members += queue.take_answered(group, start, end)
     state.launches += 1

@@ -134,10 +134,10 @@ class ModelQueue:
             del entries[place]
         self._leave(waiting)
 
-    def take_unanswered(self, count: int) -> list[Waiting]:
-        """The `count` earliest deadlines, taken out."""
-        taken = [entry[2] for entry in self.unanswered[:count]]
-        del self.unanswered[:count]
+    def take_unanswered(self, count: int, after: int = 0) -> list[Waiting]:
+        """The `count` earliest deadlines after `after` still earlier ones, taken out."""
+        taken = [entry[2] for entry in self.unanswered[after : after + count]]
+        del self.unanswered[after : after + count]
         return taken
 
     def take_answered(self, group: Group, start: int, end: int) -> list[Waiting]:

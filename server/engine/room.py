@@ -15,6 +15,7 @@ from server.engine.prices import GRID, price_of
 from server.engine.state import State, arrival_rate
 
 NEVER = 1 << 62
+MOST_BATCHES = 8
 LONGEST_HORIZON_NS = 500_000_000
 
 
@@ -39,6 +40,37 @@ def secure_start(state: State, model: str = "", skip: int = 0) -> int:
     for deadline_ns, ns in reversed(batches):
         start = min(deadline_ns - guard_ns, start) - ns
     return start
+
+
+def all_in_time(state: State, start_ns: int) -> bool:
+    """Whether first rungs from `start_ns` on, each in the largest batch that its first deadline bears, save everyone.
+
+    `secure_start` puts jobs of late deadlines into the batch of an early one that fills it up; where that makes the
+    batch too long, they can still come after it.
+    """
+    if len(state.models) > 1:
+        return False
+    ((_, queue),) = state.models.items()
+    latency, first, entries = queue.latency, queue.ladder.first, queue.unanswered
+    end_ns = start_ns + state.config.guard_ns + latency.tail_ns
+    place = 0
+    for _ in range(MOST_BATCHES):
+        if place >= len(entries):
+            return True
+        room_ns = entries[place][0] - end_ns
+        fitting = [size for size in latency.buckets if latency.work_ns(first, size) <= room_ns]
+        if not fitting:
+            return False
+        count = min(fitting[-1], len(entries) - place)
+        end_ns += latency.work_ns(first, count)
+        place += count
+    return False
+
+
+def crowding(state: State, now_ns: int) -> float:
+    """By how much a launch is too long for what waits: who comes meanwhile with a tighter deadline goes before it."""
+    rates = [(arrival_rate(q, now_ns), q.first_share_ns) for q in state.models.values() if q.usable]
+    return 1.0 + sum(rate * share_ns for rate, share_ns in rates)
 
 
 def backlog_ns(state: State) -> int:

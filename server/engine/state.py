@@ -43,7 +43,7 @@ class PolicyConfig:
     nearly_as_good: float = 0.95
     horizon: float = 1.0
     fill: float = 0.95
-    patience: float = 1.0
+    patience: float = 0.95
     efficient: float = 0.75
     alone: float = 0.25
 
