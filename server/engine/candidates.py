@@ -122,14 +122,16 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
 def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int) -> list[Candidate]:
     """Launches that are worth their time at this price to those in them."""
     floor = queue.plans.floor
-    worths = queue.plans.at(max(place, floor))
+    place = max(place, floor)
+    worths = queue.plans.at(place)
     seats = _answered_seats(state, queue, room.now_ns, worths)
     if not queue.unanswered:
         return _launches(state, name, queue, room, seats)
-    patient = _may_wait(state, queue, place, room.now_ns)
-    found = [] if patient else [c for c in _first_rungs(state, name, queue, room.now_ns) if _secure(state, c, room)]
     # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
-    if place > floor and queue.plans.knows(queue.ladder.first):
+    direct = place > floor and queue.plans.knows(queue.ladder.first)
+    patient = _may_wait(state, queue, worths, GRID[place], direct, room.now_ns)
+    found = [] if patient else [c for c in _first_rungs(state, name, queue, room.now_ns) if _secure(state, c, room)]
+    if direct:
         _seat_beginners(state, queue, worths, seats, patient=patient)
     return found + _launches(state, name, queue, room, seats)
 
@@ -192,17 +194,27 @@ def _anything(state: State, name: str, queue: ModelQueue, room: _Room) -> list[C
     return found
 
 
-def _may_wait(state: State, queue: ModelQueue, place: int, now_ns: int) -> bool:
-    """Whether first answers had better wait for company: where time is short, small batches waste it.
+def _may_wait(state: State, queue: ModelQueue, worths: Worths, price: float, direct: bool, now_ns: int) -> bool:
+    """Whether first answers had better wait for company.
 
-    It is short where answers have a price, or where first rungs one by one would take much of the device. Nothing is
-    lost by waiting: whatever goes before them must leave them secure.
+    Nothing is lost for the first answers: whatever goes before them must leave them secure. But a waiting image loses
+    time in which it could go on, and what it could gain with it. A launch has a fixed cost, so the best batch is that
+    of the square-root law of stocks (Harris 1913): it grows with the fixed cost and the rate of arrivals, and falls
+    with what waiting costs each. Whatever the price, first rungs should not take much of the device.
     """
-    if place > queue.plans.floor:
+    first, latency = queue.ladder.first, queue.latency
+    if direct and worths.root_rung != first:
         return True
     count = min(len(queue.unanswered), queue.max_batch)
-    alone = arrival_rate(queue, now_ns) * queue.first_work_ns
-    return alone >= state.config.alone and queue.latency.efficiency(queue.ladder.first, count) < state.config.efficient
+    if latency.efficiency(first, count) >= state.config.efficient:
+        return False
+    rate = arrival_rate(queue, now_ns)
+    if rate * latency.work_ns(first, count) > state.config.alone * count:
+        return True
+    later = worths.root_worth[first] - queue.ladder.accuracy(1 << first)
+    budget_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
+    fixed_ns = queue.first_work_ns - queue.first_share_ns
+    return count * count * later < 2 * rate * budget_ns * fixed_ns * price
 
 
 # Launches

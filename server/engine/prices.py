@@ -51,12 +51,14 @@ class Worths:
         value: by state, what the image will still gain, less the price of the time for it.
         worth: by state and rung, what the rung gains at once and all that is gained after it.
         root_value, root_worth: the same of a new image; here the gain is the whole accuracy.
+        root_rung: the rung that it should begin with.
     """
 
     value: list[float]
     worth: list[list[float]]
     root_value: float
     root_worth: list[float]
+    root_rung: int
 
 
 class Plans:
@@ -100,6 +102,7 @@ class Plans:
                 self._worth[:, :, place].tolist(),
                 float(self._root_value[place]),
                 self._root_worth[:, place].tolist(),
+                int(self._root_rung[place]),
             )
         return found
 
@@ -179,6 +182,7 @@ class Plans:
     def _solve_root(self, costs: dict[int, float], value: Floats) -> None:
         """Every image gets a rung, however dear time is."""
         best = np.full(len(GRID), -np.inf)
+        rung = np.zeros(len(GRID), np.int64)
         self.root_cost = np.zeros(len(GRID))
         for stage, cost in costs.items():
             after = slice((1 << stage) * self._bins, ((1 << stage) + 1) * self._bins)
@@ -187,8 +191,9 @@ class Plans:
             worth = self._root_worth[stage] - GRID * cost
             better = worth > best
             best = np.where(better, worth, best)
+            rung = np.where(better, stage, rung)
             self.root_cost = np.where(better, cost + shares @ self.cost[after], self.root_cost)
-        self._root_value = best
+        self._root_value, self._root_rung = best, rung
 
     def _cost_of(self, stage: int) -> float:
         """Nanoseconds an image in a batch that uses the device well and does not block it too long."""

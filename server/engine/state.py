@@ -44,7 +44,7 @@ class PolicyConfig:
     horizon: float = 1.0
     fill: float = 0.95
     patience: float = 0.95
-    efficient: float = 0.75
+    efficient: float = 0.9
     alone: float = 0.25
 
 
