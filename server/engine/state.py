@@ -42,7 +42,7 @@ class PolicyConfig:
     guard_ns: int = 300_000
     nearly_as_good: float = 0.95
     horizon: float = 1.0
-    fill: float = 0.95
+    fill: float = 1.0
     patience: float = 0.95
     efficient: float = 0.9
     alone: float = 0.25
