@@ -9,7 +9,7 @@ as much as the last. Whoever cannot have the rung later, for his deadline, has n
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from server.engine.prices import GRID, Worths
@@ -36,6 +36,9 @@ class Candidate:
     count: int = 0
     given_up: int = 0
 
+
+POOR = 0.75
+"""A launch that is worth less than this share of the price of its time is a poor one."""
 
 Seats = list[tuple[float, Group | None, int, int]]
 """Who may join a launch: what it is worth to each of them, their group (None: unanswered), and which slice of it."""
@@ -69,9 +72,8 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     for name, queue in state.models.items():
         if queue.usable:
             found += _priced(state, name, queue, room, place)
-    price = GRID[place] if place else 0.0
+    price = float(GRID[place]) if found else 0.0
     if not found:
-        price = 0.0
         for name, queue in state.models.items():
             if queue.usable:
                 found += _anything(state, name, queue, room)
@@ -82,16 +84,21 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
 
 
 def _best_of(state: State, found: list[Candidate], price: float) -> Candidate | None:
-    """Most expected right answers per nanosecond; of those that are nearly as good the shortest, which blocks least."""
-    scored = [(candidate.gain / candidate.work_ns, candidate) for candidate in found]
-    best = max((score for score, _ in scored), default=0.0)
-    threshold = best * state.config.nearly_as_good
-    if price and best < 0.75 * price:
-        threshold = best * 0.75
-        nearly = [c for score, c in scored if score >= threshold]
-        return max(nearly, key=lambda c: (c.work_ns, c.model, c.stage), default=None)
-    nearly = [c for score, c in scored if score >= threshold]
-    return min(nearly, key=lambda c: (c.work_ns, c.model, c.stage), default=None)
+    """Most expected right answers per nanosecond; of those that are nearly as good the shortest, which blocks least.
+
+    A launch that is worth far less than its time has seats that nobody took. Then the longest of those that are not
+    much worse goes: while it runs more company comes, and the launches after it are full.
+    """
+    if not found:
+        return None
+    best = max(map(_per_time, found))
+    if best < POOR * price:
+        return max((c for c in found if _per_time(c) >= best * POOR), key=_by_length)
+    return min((c for c in found if _per_time(c) >= best * state.config.nearly_as_good), key=_by_length)
+
+
+def _by_length(candidate: Candidate) -> tuple[int, str, int]:
+    return candidate.work_ns, candidate.model, candidate.stage
 
 
 def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
@@ -104,7 +111,7 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
     if not waiting:
         return None
     _, name, queue = min(waiting, key=lambda entry: entry[:2])
-    saved = _first_rungs(state, name, queue, now_ns)[-1]
+    saved = next(_first_batches(state, name, queue, now_ns))
     stage, batch, latency = saved.stage, queue.secure_batch, queue.latency
     if latency.efficiency(stage, saved.count) >= state.config.efficient:
         return saved
@@ -130,7 +137,7 @@ def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int)
     # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
     direct = place > floor and queue.plans.knows(queue.ladder.first)
     patient = _may_wait(state, queue, worths, GRID[place], direct, room.now_ns)
-    found = [] if patient else [c for c in _first_rungs(state, name, queue, room.now_ns) if _secure(state, c, room)]
+    found = [] if patient else _first_rungs(state, name, queue, room)
     if direct:
         _seat_beginners(state, queue, worths, seats, patient=patient)
     return found + _launches(state, name, queue, room, seats)
@@ -190,7 +197,7 @@ def _anything(state: State, name: str, queue: ModelQueue, room: _Room) -> list[C
             seats[stage].append((gain, group, 0, len(group.entries)))
     found = _launches(state, name, queue, room, seats)
     if queue.unanswered:
-        found += [c for c in _first_rungs(state, name, queue, room.now_ns) if _secure(state, c, room)]
+        found += _first_rungs(state, name, queue, room)
     return found
 
 
@@ -220,22 +227,31 @@ def _may_wait(state: State, queue: ModelQueue, worths: Worths, price: float, dir
 # Launches
 
 
-def _first_rungs(state: State, name: str, queue: ModelQueue, now_ns: int) -> list[Candidate]:
-    """The first rung for the earliest deadlines, in every batch that makes them.
+def _first_rungs(state: State, name: str, queue: ModelQueue, room: _Room) -> list[Candidate]:
+    """The first rung for the earliest deadlines, in the largest batch that leaves the others secure and those that
+    are nearly as good; none if no batch does."""
+    found: list[Candidate] = []
+    for candidate in _first_batches(state, name, queue, room.now_ns):
+        if found and _per_time(candidate) < _per_time(found[0]) * state.config.nearly_as_good:
+            break
+        if _secure(state, candidate, room):
+            found.append(candidate)
+    return found
+
+
+def _first_batches(state: State, name: str, queue: ModelQueue, now_ns: int) -> Iterator[Candidate]:
+    """The first rung for the earliest deadlines, in every batch that makes them, the largest first.
 
     Never none, if anyone waits: the earliest job can make it alone, for the hopeless ones have just been taken out.
     """
     stage = queue.ladder.first
     worth = queue.ladder.accuracy(1 << stage)
     latest_ns = queue.unanswered[0][0] - state.config.guard_ns - now_ns
-    found: list[Candidate] = []
     for count in _batches(queue, len(queue.unanswered)):
         ns = queue.latency.ns(stage, count)
-        if ns > latest_ns:
-            break
-        work_ns = queue.latency.work_ns(stage, count)
-        found.append(Candidate(count * worth, work_ns, ns, name, stage, beginners=count, count=count))
-    return found
+        if ns <= latest_ns:
+            work_ns = queue.latency.work_ns(stage, count)
+            yield Candidate(count * worth, work_ns, ns, name, stage, beginners=count, count=count)
 
 
 def _launches(
@@ -252,27 +268,28 @@ def _launches(
 def _launches_of(
     state: State, name: str, queue: ModelQueue, room: _Room, stage: int, seats: Seats
 ) -> list[Candidate]:
+    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much."""
     found: list[Candidate] = []
     best = 0.0
+    latency = queue.latency
     accuracy = queue.ladder.accuracy(1 << queue.ladder.first)
     for count in _batches(queue, sum(seat[3] - seat[2] for seat in seats)):
-        ns = queue.latency.ns(stage, count)
+        ns = latency.ns(stage, count)
         if count > 1 and ns > room.longest_ns:
-            break
+            continue
         gain, members, beginners, taken = _neediest(queue, seats, count, room.now_ns + ns + state.config.guard_ns)
         if not taken:
-            break
-        work_ns, promised_ns = queue.latency.work_ns(stage, taken), queue.latency.ns(stage, taken)
+            continue
+        work_ns = latency.work_ns(stage, taken)
         gain -= accuracy * room.blocked(work_ns)
-        candidate = Candidate(gain, work_ns, promised_ns, name, stage, members, beginners, taken)
-        if gain > 0 and _secure(state, candidate, room):
-            found.append(candidate)
-            best = max(best, gain / work_ns)
-            # The neediest are in already: once a larger batch is worth less a nanosecond, all larger ones are.
-            if gain / work_ns < best * state.config.nearly_as_good:
-                break
-        if taken < count:
+        candidate = Candidate(gain, work_ns, latency.ns(stage, taken), name, stage, members, beginners, taken)
+        if gain <= 0 or not _secure(state, candidate, room):
+            continue
+        score = gain / work_ns
+        if score < best * state.config.nearly_as_good:
             break
+        best = max(best, score)
+        found.append(candidate)
     return found
 
 
@@ -317,7 +334,14 @@ def _neediest(
     return gain, tuple(members), beginners, count - missing
 
 
-def _batches(queue: ModelQueue, available: int) -> Iterable[int]:
-    """Batch sizes worth considering: the profiled ones that can be filled, and all there are if they fit."""
-    sizes = [size for size in queue.latency.buckets if size < available]
-    return [*sizes, available] if 0 < available <= queue.max_batch else sizes
+def _batches(queue: ModelQueue, available: int) -> Iterator[int]:
+    """Batch sizes worth considering, the largest first: all there are if they fit, and the profiled ones below."""
+    if 0 < available <= queue.max_batch:
+        yield available
+    for size in reversed(queue.latency.buckets):
+        if size < available:
+            yield size
+
+
+def _per_time(candidate: Candidate) -> float:
+    return candidate.gain / candidate.work_ns

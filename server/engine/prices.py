@@ -20,6 +20,7 @@ Pure arithmetic; must not know jobs, deadlines or the clock.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,29 @@ class Worths:
     root_rung: int
 
 
+class _Tables:
+    """Plans in the making: float64 arrays over states (and rungs) and prices; see Worths and Plans."""
+
+    def __init__(self, states: int, rungs: int) -> None:
+        prices = len(GRID)
+        self.value = np.zeros((states, prices))
+        self.cost = np.zeros((states, prices))
+        self.worth = np.zeros((states, rungs, prices))
+        self.root_value = np.zeros(prices)
+        self.root_cost = np.zeros(prices)
+        self.root_rung = np.zeros(prices, np.int64)
+        self.root_worth = np.zeros((rungs, prices))
+
+    def at(self, place: int) -> Worths:
+        return Worths(
+            self.value[:, place].tolist(),
+            self.worth[:, :, place].tolist(),
+            float(self.root_value[place]),
+            self.root_worth[:, place].tolist(),
+            int(self.root_rung[place]),
+        )
+
+
 class Plans:
     """The plans of one model for every price of GRID.
 
@@ -80,14 +104,14 @@ class Plans:
         self._masks = 1 << len(ladder.names)
         self._at: dict[int, Worths] = {}
         self._longest_ns = math.inf
-        self._batches: dict[int, int] = {}
+        self._steps: Iterator[bool] | None = None
         self._seen: dict[tuple[int, int], Floats] = {}
         self._first_seen: dict[int, Floats] = {}
         self._observed = 0.0
         self._solve_at = 0.0
         self._solved_at = 0.0
         self._basis = 0.0
-        self.refresh(force=True)
+        self.renew()
 
     def state(self, mask: int, bin_: int) -> int:
         """The row of `cost` and `rung` for an image that has had `mask` and stands in that bin."""
@@ -97,13 +121,7 @@ class Plans:
         """What launches are worth to images at a price of GRID."""
         found = self._at.get(place)
         if found is None:
-            found = self._at[place] = Worths(
-                self._value[:, place].tolist(),
-                self._worth[:, :, place].tolist(),
-                float(self._root_value[place]),
-                self._root_worth[:, place].tolist(),
-                int(self._root_rung[place]),
-            )
+            found = self._at[place] = self._tables.at(place)
         return found
 
     def saw(self, mask: int, bin_: int, stage: int, new_bin: int) -> None:
@@ -125,19 +143,25 @@ class Plans:
         row = self._first_seen.get(stage)
         return row is not None and float(row.sum()) >= KNOWN
 
-    def refresh(self, force: bool = False, longest_ns: float | None = None) -> None:
-        """Make the plans anew if the device has changed its speed, or enough images have been seen since.
+    def refresh(self, longest_ns: float | None = None) -> None:
+        """Go on with making the plans anew, a step a call, where they have gone stale.
 
-        `longest_ns`: launches of several images should not take longer.
+        They have when the device has changed its speed, enough images have been seen since, or `longest_ns` has: how
+        long launches of several images should take at most.
         """
-        if longest_ns is not None and not 0.8 * self._longest_ns < longest_ns < 1.25 * self._longest_ns:
-            self._longest_ns, force = longest_ns, True
+        if self._steps is not None:
+            if next(self._steps, True):
+                self._steps = None
+            return
         basis = self._latency.work_ns(self._ladder.usable[-1], 1) if self._ladder.usable else 1.0
         changed = abs(basis - self._basis) > STALE * self._basis
+        if longest_ns is not None:
+            changed |= not 0.8 * self._longest_ns < longest_ns < 1.25 * self._longest_ns
         changed = changed and self._observed >= self._solved_at + SOLVE_AGAIN
-        if not (force or changed or self._observed >= self._solve_at):
+        if not (changed or self._observed >= self._solve_at):
             return
-        self._basis = basis
+        if longest_ns is not None:
+            self._longest_ns = longest_ns
         self._solve_at = min(max(2 * self._observed, 64.0), self._observed + SOLVE_EVERY)
         if self._observed > FORGET_AT:
             for table in (*self._seen.values(), *self._first_seen.values()):
@@ -145,55 +169,60 @@ class Plans:
             self._observed *= 0.5
             self._solve_at = self._observed + SOLVE_EVERY
         self._solved_at = self._observed
-        self._solve()
+        self._basis = basis
+        self._steps = self._solve()
 
-    def _solve(self) -> None:
-        self._at.clear()
+    def renew(self) -> None:
+        """Make the plans anew at once: a rung has gone out of use."""
+        self._steps = None
+        for _ in self._solve():
+            pass
+
+    def _solve(self) -> Iterator[bool]:
+        """In steps of some twenty microseconds, for a decision waits for each; the last puts the new plans in use."""
+        made = _Tables(self._masks * self._bins, len(self._ladder.names))
         costs = {stage: self._cost_of(stage) for stage in self._ladder.usable}
-        states, prices = self._masks * self._bins, len(GRID)
-        self.cost = np.zeros((states, prices))
-        self._worth = np.zeros((states, len(self._ladder.names), prices))
-        self._root_worth = np.zeros((len(self._ladder.names), prices))
-        self._value = value = np.zeros((states, prices))
         for mask in range(self._masks - 1, 0, -1):  # a set of rungs before its subsets
-            self._solve_mask(mask, costs, value)
-        self._solve_root(costs, value)
+            for stage, cost in costs.items():
+                if not mask >> stage & 1 and self._solve_step(made, mask, stage, cost):
+                    yield False
+        self._solve_root(made, costs)
         total = sum(costs.values())
         self.floor = int(np.searchsorted(GRID, LEAST_WORTH / total)) if total else 0
+        self._tables, self.cost, self.root_cost = made, made.cost, made.root_cost
+        self._at.clear()
 
-    def _solve_mask(self, mask: int, costs: dict[int, float], value: Floats) -> None:
+    def _solve_step(self, made: _Tables, mask: int, stage: int, cost: float) -> bool:
+        """Consider one rung for images that have had `mask`; returns whether there was anything to consider."""
+        gains = self._ladder.gain_row(mask, stage)
+        if max(gains) <= 0:
+            return False
         here = slice(mask * self._bins, (mask + 1) * self._bins)
-        for stage, cost in costs.items():
-            if mask >> stage & 1:
-                continue
-            gains = self._ladder.gain_row(mask, stage)
-            if max(gains) <= 0:
-                continue
-            there = mask | 1 << stage
-            after = slice(there * self._bins, (there + 1) * self._bins)
-            moves = self._moves(mask, stage)
-            gained = np.asarray(gains)[:, None] + moves @ value[after]
-            self._worth[here, stage] = gained
-            worth = gained - GRID * cost
-            better = (worth > value[here]) & (np.asarray(gains)[:, None] > 0)
-            value[here] = np.where(better, worth, value[here])
-            self.cost[here] = np.where(better, cost + moves @ self.cost[after], self.cost[here])
+        there = mask | 1 << stage
+        after = slice(there * self._bins, (there + 1) * self._bins)
+        moves = self._moves(mask, stage)
+        gain = np.array(gains)[:, None]
+        worth = made.worth[here, stage]
+        np.matmul(moves, made.value[after], out=worth)
+        worth += gain
+        net = worth - GRID * cost
+        better = (net > made.value[here]) & (gain > 0)
+        np.copyto(made.value[here], net, where=better)
+        np.copyto(made.cost[here], cost + moves @ made.cost[after], where=better)
+        return True
 
-    def _solve_root(self, costs: dict[int, float], value: Floats) -> None:
+    def _solve_root(self, made: _Tables, costs: dict[int, float]) -> None:
         """Every image gets a rung, however dear time is."""
-        best = np.full(len(GRID), -np.inf)
-        rung = np.zeros(len(GRID), np.int64)
-        self.root_cost = np.zeros(len(GRID))
+        made.root_value[:] = -np.inf
         for stage, cost in costs.items():
             after = slice((1 << stage) * self._bins, ((1 << stage) + 1) * self._bins)
             shares = self._shares(stage)
-            self._root_worth[stage] = self._ladder.accuracy(1 << stage) + shares @ value[after]
-            worth = self._root_worth[stage] - GRID * cost
-            better = worth > best
-            best = np.where(better, worth, best)
-            rung = np.where(better, stage, rung)
-            self.root_cost = np.where(better, cost + shares @ self.cost[after], self.root_cost)
-        self._root_value, self._root_rung = best, rung
+            worth = made.root_worth[stage] = self._ladder.accuracy(1 << stage) + shares @ made.value[after]
+            net = worth - GRID * cost
+            better = net > made.root_value
+            np.copyto(made.root_value, net, where=better)
+            np.copyto(made.root_rung, stage, where=better)
+            np.copyto(made.root_cost, cost + shares @ made.cost[after], where=better)
 
     def _cost_of(self, stage: int) -> float:
         """Nanoseconds an image in a batch that uses the device well and does not block it too long."""

@@ -100,7 +100,7 @@ class ModelQueue:
         """Take a rung out of use; returns all answered jobs, out of their groups: their outlook has changed."""
         self.ladder.fail(stage)
         self.secure_batch = self._secure_batch()
-        self.plans.refresh(force=True)
+        self.plans.renew()
         moved = [entry[2] for group in self.groups.values() for entry in group.entries]
         self.groups.clear()
         for waiting in moved:
@@ -163,14 +163,16 @@ class ModelQueue:
     def planned_ns(self) -> Floats:
         """Device time [prices] that all jobs here will take if each follows its plan."""
         planned = self.plans.root_cost * len(self.unanswered)
-        counts = np.zeros(len(self.plans.cost))
-        streams_ns = 0.0
+        places, counts = [], []
         for group in self.groups.values():
             if group.place >= 0:
-                counts[group.place] += len(group.entries)
+                places.append(group.place)
+                counts.append(len(group.entries))
             else:
-                streams_ns += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
-        return planned + counts @ self.plans.cost + streams_ns
+                planned += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
+        if places:
+            planned += np.array(counts, np.float64) @ self.plans.cost[places]
+        return planned
 
     def secure_groups(self, skip: int = 0) -> list[tuple[int, int]]:
         """(first deadline less the tail, work) of each first-rung batch that is owed after the `skip` earliest."""

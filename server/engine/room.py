@@ -7,7 +7,9 @@ Pure arithmetic over the state; decides nothing.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
+from itertools import accumulate
 
 import numpy as np
 
@@ -38,7 +40,8 @@ def secure_start(state: State, model: str = "", skip: int = 0) -> int:
     start = NEVER
     guard_ns = state.config.guard_ns
     for deadline_ns, ns in reversed(batches):
-        start = min(deadline_ns - guard_ns, start) - ns
+        latest_ns = deadline_ns - guard_ns
+        start = (latest_ns if latest_ns < start else start) - ns
     return start
 
 
@@ -108,15 +111,17 @@ def blocked(state: State, now_ns: int) -> Callable[[int], float]:
     budgets = state.sorted_budgets
     each = rate / max(len(budgets), 1)
     least_ns = first_ns + state.config.guard_ns
+    sums: list[int] = []  # of the lowest budgets; made when one is met that is low enough
 
     def expected(length_ns: int) -> float:
         until_ns = length_ns * (1.0 + load) + least_ns
-        total_ns = 0.0
-        for budget_ns in budgets:
-            if budget_ns >= until_ns:
-                break
-            total_ns += min(until_ns - budget_ns, length_ns)
-        return total_ns * each
+        if not budgets or budgets[0] >= until_ns:
+            return 0.0
+        if not sums:
+            sums.extend(accumulate(budgets, initial=0))
+        some, all_of_it = bisect_left(budgets, until_ns), bisect_left(budgets, until_ns - length_ns)
+        partly = (some - all_of_it) * until_ns - (sums[some] - sums[all_of_it])
+        return (all_of_it * length_ns + partly) * each
 
     return expected
 
