@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
@@ -140,7 +141,7 @@ def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int)
     found = [] if patient else _first_rungs(state, name, queue, room)
     if direct:
         _seat_beginners(state, queue, worths, seats, patient=patient)
-    return found + _launches(state, name, queue, room, seats)
+    return found + _launches(state, name, queue, room, seats, max(map(_per_time, found), default=0.0))
 
 
 def _answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths) -> dict[int, Seats]:
@@ -255,14 +256,23 @@ def _first_batches(state: State, name: str, queue: ModelQueue, now_ns: int) -> I
 
 
 def _launches(
-    state: State, name: str, queue: ModelQueue, room: _Room, seats: dict[int, Seats]
+    state: State, name: str, queue: ModelQueue, room: _Room, seats: dict[int, Seats], best: float = 0.0
 ) -> list[Candidate]:
+    """Launches for those who wait for a seat; what is far from being worth `best` a nanosecond may be left out."""
     found: list[Candidate] = []
     for stage, wanted in seats.items():
-        if wanted:
-            wanted.sort(key=_by_worth)
-            found += _launches_of(state, name, queue, room, stage, wanted)
+        if wanted and _promises(queue, stage, wanted) >= best * POOR:
+            wanted.sort(key=itemgetter(0), reverse=True)
+            of_stage = _launches_of(state, name, queue, room, stage, wanted)
+            best = max(best, max(map(_per_time, of_stage), default=0.0))
+            found += of_stage
     return found
+
+
+def _promises(queue: ModelQueue, stage: int, seats: Seats) -> float:
+    """At most so much a nanosecond: everybody gains as much as the neediest, and the batch is as large as can be."""
+    count = min(sum([seat[3] - seat[2] for seat in seats]), queue.max_batch)
+    return max([seat[0] for seat in seats]) * count / queue.latency.work_ns(stage, count)
 
 
 def _launches_of(
@@ -271,25 +281,33 @@ def _launches_of(
     """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much."""
     found: list[Candidate] = []
     best = 0.0
-    latency = queue.latency
+    latency, most = queue.latency, seats[0][0]
     accuracy = queue.ladder.accuracy(1 << queue.ladder.first)
-    for count in _batches(queue, sum(seat[3] - seat[2] for seat in seats)):
-        ns = latency.ns(stage, count)
+    takes_beginners = any([seat[1] is None for seat in seats])
+    for count in _batches(queue, sum([seat[3] - seat[2] for seat in seats])):
+        ns, work_ns = latency.ns(stage, count), latency.work_ns(stage, count)
         if count > 1 and ns > room.longest_ns:
+            continue
+        if not takes_beginners and work_ns * room.crowding > room.secure_ns:
+            continue
+        lost = accuracy * room.blocked(work_ns)
+        if lost >= count * most:
             continue
         gain, members, beginners, taken = _neediest(queue, seats, count, room.now_ns + ns + state.config.guard_ns)
         if not taken:
             continue
-        work_ns = latency.work_ns(stage, taken)
-        gain -= accuracy * room.blocked(work_ns)
-        candidate = Candidate(gain, work_ns, latency.ns(stage, taken), name, stage, members, beginners, taken)
-        if gain <= 0 or not _secure(state, candidate, room):
+        if taken < count:
+            ns, work_ns = latency.ns(stage, taken), latency.work_ns(stage, taken)
+            lost = accuracy * room.blocked(work_ns)
+        gain -= lost
+        if gain <= 0 or gain < best * state.config.nearly_as_good * work_ns:
+            if found:
+                break
             continue
-        score = gain / work_ns
-        if score < best * state.config.nearly_as_good:
-            break
-        best = max(best, score)
-        found.append(candidate)
+        candidate = Candidate(gain, work_ns, ns, name, stage, members, beginners, taken)
+        if _secure(state, candidate, room):
+            best = max(best, gain / work_ns)
+            found.append(candidate)
     return found
 
 
@@ -299,10 +317,6 @@ def _secure(state: State, candidate: Candidate, room: _Room) -> bool:
         return candidate.work_ns * room.crowding <= room.secure_ns
     start_ns = secure_start(state, candidate.model, skip=candidate.beginners)
     return start_ns >= room.now_ns + candidate.work_ns
-
-
-def _by_worth(seat: tuple[float, Group | None, int, int]) -> tuple[float, tuple[int, int, bool]]:
-    return -seat[0], seat[1].key if seat[1] else (0, 0, False)
 
 
 def _neediest(

@@ -42,7 +42,7 @@ from server.engine.events import (
 from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
-from server.engine.room import all_in_time, first_answer_ns, free_ns, secure_start
+from server.engine.room import all_in_time, first_answer_ns, free_ns, longest_batch_ns, secure_start
 from server.engine.state import PolicyConfig, State, count_arrival, new_state
 
 __all__ = [
@@ -137,6 +137,7 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
         if reason:
             del state.jobs[key]
             orders.append(Finish(key, reason))
+    queue.plans.refresh(longest_batch_ns(state, now_ns))
     return orders
 
 

@@ -37,11 +37,11 @@ UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a
 SOLVE_EVERY = (
     10_000.0  # finished rungs: with three of them a third of a millisecond each time, with six several
 )
-SOLVE_AGAIN = 256.0  # at least so many between two solutions, however the device's speed wavers
+SOLVE_AGAIN = 2_048.0  # at least so many between two solutions, however the device's speed wavers
 KNOWN = 64.0
 FORGET_AT = 20_000.0  # finished rungs, then all counts are halved: traffic changes
 LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
-STALE = 0.05  # relative change of the device's speed after which plans are made anew
+STALE = 0.1  # relative change of the device's speed after which plans are made anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,11 @@ class Plans:
         row = self._first_seen.get(stage)
         return row is not None and float(row.sum()) >= KNOWN
 
-    def refresh(self, longest_ns: float | None = None) -> None:
+    def refresh(self, longest_ns: float) -> None:
         """Go on with making the plans anew, a step a call, where they have gone stale.
 
-        They have when the device has changed its speed, enough images have been seen since, or `longest_ns` has: how
-        long launches of several images should take at most.
+        They have when the device has changed its speed, enough images have been seen since, or `longest_ns` has
+        changed: how long launches of several images should take at most.
         """
         if self._steps is not None:
             if next(self._steps, True):
@@ -155,13 +155,11 @@ class Plans:
             return
         basis = self._latency.work_ns(self._ladder.usable[-1], 1) if self._ladder.usable else 1.0
         changed = abs(basis - self._basis) > STALE * self._basis
-        if longest_ns is not None:
-            changed |= not 0.8 * self._longest_ns < longest_ns < 1.25 * self._longest_ns
+        changed |= not 0.8 * self._longest_ns < longest_ns < 1.25 * self._longest_ns
         changed = changed and self._observed >= self._solved_at + SOLVE_AGAIN
         if not (changed or self._observed >= self._solve_at):
             return
-        if longest_ns is not None:
-            self._longest_ns = longest_ns
+        self._longest_ns = longest_ns
         self._solve_at = min(max(2 * self._observed, 64.0), self._observed + SOLVE_EVERY)
         if self._observed > FORGET_AT:
             for table in (*self._seen.values(), *self._first_seen.values()):

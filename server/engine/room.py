@@ -137,10 +137,8 @@ def price_place(state: State, now_ns: int) -> int:
     typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
     horizon_ns = min(typical_ns * state.config.horizon, LONGEST_HORIZON_NS)
     planned = np.zeros(len(GRID))
-    longest_ns = longest_batch_ns(state, now_ns)
     for queue in state.models.values():
         if queue.usable:
-            queue.plans.refresh(longest_ns=longest_ns)
             planned += queue.planned_ns()
             planned += queue.plans.root_cost * (arrival_rate(queue, now_ns) * horizon_ns)
     return price_of(planned, horizon_ns * state.config.fill)
