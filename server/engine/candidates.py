@@ -50,13 +50,14 @@ Explain = Callable[[list[Candidate], Candidate | None], None]
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What limits the launches of one decision: see server.engine.room."""
+    """What limits the launches of one decision: see server.engine.room. `starts` keeps what secure_start has said."""
 
     now_ns: int
     secure_ns: int
     longest_ns: float
     crowding: float
     blocked: Callable[[int], float]
+    starts: dict[tuple[str, int], int]
 
 
 def best_candidate(state: State, now_ns: int, explain: Explain | None = None) -> Candidate | None:
@@ -67,7 +68,12 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     """
     place = price_place(state, now_ns)
     room = _Room(
-        now_ns, secure_start(state) - now_ns, longest_batch_ns(state, now_ns), crowding(state, now_ns), blocked(state, now_ns)
+        now_ns=now_ns,
+        secure_ns=secure_start(state) - now_ns,
+        longest_ns=longest_batch_ns(state, now_ns),
+        crowding=crowding(state, now_ns),
+        blocked=blocked(state, now_ns),
+        starts={},
     )
     found: list[Candidate] = []
     for name, queue in state.models.items():
@@ -261,9 +267,12 @@ def _launches(
     """Launches for those who wait for a seat; what is far from being worth `best` a nanosecond may be left out."""
     found: list[Candidate] = []
     for stage, wanted in seats.items():
-        if wanted and _promises(queue, stage, wanted) >= best * POOR:
+        if not wanted or _promises(queue, stage, wanted) < best * POOR:
+            continue
+        joined = any([seat[1] is None for seat in wanted])
+        if joined or queue.latency.work_ns(stage, 1) * room.crowding <= room.secure_ns:
             wanted.sort(key=itemgetter(0), reverse=True)
-            of_stage = _launches_of(state, name, queue, room, stage, wanted)
+            of_stage = _launches_of(state, name, queue, room, stage, wanted, joined=joined)
             best = max(best, max(map(_per_time, of_stage), default=0.0))
             found += of_stage
     return found
@@ -276,19 +285,21 @@ def _promises(queue: ModelQueue, stage: int, seats: Seats) -> float:
 
 
 def _launches_of(
-    state: State, name: str, queue: ModelQueue, room: _Room, stage: int, seats: Seats
+    state: State, name: str, queue: ModelQueue, room: _Room, stage: int, seats: Seats, *, joined: bool
 ) -> list[Candidate]:
-    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much."""
+    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much.
+
+    `joined`: by unanswered jobs.
+    """
     found: list[Candidate] = []
     best = 0.0
     latency, most = queue.latency, seats[0][0]
     accuracy = queue.ladder.accuracy(1 << queue.ladder.first)
-    takes_beginners = any([seat[1] is None for seat in seats])
     for count in _batches(queue, sum([seat[3] - seat[2] for seat in seats])):
         ns, work_ns = latency.ns(stage, count), latency.work_ns(stage, count)
         if count > 1 and ns > room.longest_ns:
             continue
-        if not takes_beginners and work_ns * room.crowding > room.secure_ns:
+        if not joined and work_ns * room.crowding > room.secure_ns:
             continue
         lost = accuracy * room.blocked(work_ns)
         if lost >= count * most:
@@ -315,7 +326,10 @@ def _secure(state: State, candidate: Candidate, room: _Room) -> bool:
     """Whether all unanswered jobs that are not in it can be answered in time after it."""
     if not candidate.beginners:
         return candidate.work_ns * room.crowding <= room.secure_ns
-    start_ns = secure_start(state, candidate.model, skip=candidate.beginners)
+    served = candidate.model, candidate.beginners
+    start_ns = room.starts.get(served)
+    if start_ns is None:
+        start_ns = room.starts[served] = secure_start(state, *served)
     return start_ns >= room.now_ns + candidate.work_ns
 
 
