@@ -225,6 +225,8 @@ def _may_wait(state: State, queue: ModelQueue, worths: Worths, price: float, dir
     rate = arrival_rate(queue, now_ns)
     if rate * latency.work_ns(first, count) > state.config.alone * count:
         return True
+    if not queue.plans.knows(first):
+        return False
     later = worths.root_worth[first] - queue.ladder.accuracy(1 << first)
     budget_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
     fixed_ns = queue.first_work_ns - queue.first_share_ns
