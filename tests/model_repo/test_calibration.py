@@ -94,6 +94,24 @@ def test_expected_gain_is_the_difference_of_the_sets_accuracies() -> None:
     assert mean == pytest.approx(result.pools["a,b"].accuracy - result.pools["a"].accuracy, abs=0.01)
 
 
+def test_a_small_gain_shows_on_few_images() -> None:
+    """The stronger stage changes the side of a few in a hundred: right or wrong alone would not tell how many gain."""
+    many = np.random.default_rng(1).integers(0, CLASSES, 100_000)
+    strong, stronger = noisy_logits(many, 2.5, 3), noisy_logits(many, 2.7, 4)
+    true = (stronger.argmax(1) == many).mean() - (strong.argmax(1) == many).mean()
+    errors, label_errors = [], []
+    for start in range(0, 20_000, 500):
+        few = slice(start, start + 500)
+        result = calibrate({"a": strong[few], "b": stronger[few]}, many[few])
+        confidence = np.exp(stage_log_probabilities(strong[few], result.temperatures["a"])).max(1)
+        bins = np.clip(np.searchsorted(result.gain_bin_edges, confidence, side="right") - 1, 0, 11)
+        errors.append(np.asarray(result.gains["a"]["b"])[bins].mean() - true)
+        right = (stronger[few].argmax(1) == many[few]).mean() - (strong[few].argmax(1) == many[few]).mean()
+        label_errors.append(right - true)
+    assert np.std(errors) < 0.8 * np.std(label_errors)
+    assert abs(np.mean(errors)) < 0.01
+
+
 def test_risk_is_low_where_the_confident_answers_are_right() -> None:
     labels = np.array([0, 0, 0, 0])
     sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]], np.float32)
