@@ -266,6 +266,7 @@ class _Pulse:
         late_ns = now - self._next_ns
         front.lag.ticked(late_ns)
         front.throttle.ticked(late_ns, now)
+        front.link.press(front.throttle.pressed(now))
         front.link.tick()
         if now >= self._sweep_ns:
             self._sweep_ns = now + SWEEP_NS

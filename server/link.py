@@ -71,6 +71,7 @@ class Link:
         self._outbox: list[Message] = []
         self._flush_planned = False
         self._hello_ns = 0
+        self._state = "ready"
         self._dead_epoch = 0
         self._context = context or zmq.Context.instance()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,9 +129,16 @@ class Link:
         self._readable()
         self._watch()
 
+    def press(self, pressed: bool) -> None:
+        """Tells the engine whether this front end refuses for want of processor time."""
+        state = "pressed" if pressed else "ready"
+        if state != self._state:
+            self._state = state
+            self._say_hello(self._clock())
+
     def _say_hello(self, now: int) -> None:
         self._hello_ns = now
-        hello = encode(self._view.epoch, [Heartbeat("ready")])
+        hello = encode(self._view.epoch, [Heartbeat(self._state)])
         try:
             self._socket.send(hello, zmq.NOBLOCK)
         except zmq.Again:  # nobody there; the next tick tries again

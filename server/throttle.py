@@ -25,6 +25,7 @@ NEAR = 0.1
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
 LEAST_BURST = 8.0  # … or so many
 LEAST_RATE = 50.0  # a second: at less, whatever is late, it is not their number
+PRESSED_NS = 100_000_000  # after the last refusal
 IDLE_NS = 1_000_000_000  # it ends once it has refused nobody for so long
 
 
@@ -46,7 +47,7 @@ class Throttle:
         self._cut_ns = 0
         self._missed = 0
         self._late_before = False
-        self._refused_ns = 0
+        self._refused_ns = -IDLE_NS
 
     def take(self, now_ns: int) -> bool:
         """Whether one more request is taken on; counts it if so."""
@@ -58,6 +59,10 @@ class Throttle:
             self._tokens -= 1
         self._taken += 1
         return True
+
+    def pressed(self, now_ns: int) -> bool:
+        """Whether requests are being refused because of the rate."""
+        return self.rate is not None and now_ns - self._refused_ns < PRESSED_NS
 
     def missed(self, had_ns: int) -> None:
         """A request that was taken on got no answer in the `had_ns` that there were for it."""

@@ -26,6 +26,7 @@ from server.engine.policy import (
     LaunchDone,
     LaunchFailed,
     PolicyConfig,
+    Pressed,
     Tick,
     first_answer_ns,
     new_state,
@@ -61,6 +62,7 @@ class Engine:
         config: the policy's.
         clock_ns: CLOCK_MONOTONIC, the clock of the deadlines.
         pulse: shows the supervisor that it lives.
+        shares_cores: the device computes on cores that the front ends need too.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Engine:
         config: PolicyConfig,
         clock_ns: Callable[[], int],
         pulse: Pulse,
+        *,
+        shares_cores: bool = False,
     ) -> None:
         self._front_ends = front_ends
         self._device = device
@@ -81,6 +85,7 @@ class Engine:
         self._counting = counting
         self._clock_ns = clock_ns
         self._pulse = pulse
+        self._shares_cores = shares_cores
         self._state = new_state({key: (m.ladder, m.latency) for key, m in models.items()}, config)
         self._refiners = {key: Refiner(m.model.manifest) for key, m in models.items()}
         self._pulse_names = {
@@ -156,7 +161,10 @@ class Engine:
                 self._take_job(front_end, message, now_ns)
             elif isinstance(message, Cancel):
                 self._cancel((front_end.identity, message.number))
-            elif not isinstance(message, Heartbeat):
+            elif isinstance(message, Heartbeat):
+                front_end.pressed = message.state == "pressed"
+                self._weigh(now_ns)
+            else:
                 logger.warning("a front end does not send this", extra={"kind": type(message).__name__})
 
     def _take_job(self, front_end: FrontEnd, job: Job, now_ns: int) -> None:
@@ -188,6 +196,11 @@ class Engine:
             self._explainer.watch(key, now_ns)
         wanted = PolicyJob(key, job.model, job.deadline_ns, job.min_confidence, job.every_stage)
         self._follow(step(self._state, Arrived(wanted), now_ns)[1])
+
+    def _weigh(self, now_ns: int) -> None:
+        """While a front end refuses for want of the cores that stages run on, no stage but the first is worth them."""
+        pressed = self._shares_cores and any(each.pressed for each in self._front_ends.known.values())
+        self._follow(step(self._state, Pressed(pressed), now_ns)[1])
 
     def _cancel(self, key: Key) -> None:
         if self._remove(key, "cancelled") is not None:

@@ -110,8 +110,15 @@ class LaunchFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressed:
+    """Whether the device's time is wanted for something better than refinements: only first rungs run meanwhile."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Everything that has happened so far has been told: decide. Only a Tick starts a launch."""
 
 
-Event = Arrived | Cancelled | LaunchDone | LaunchFailed | Tick
+Event = Arrived | Cancelled | LaunchDone | LaunchFailed | Pressed | Tick

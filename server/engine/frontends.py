@@ -32,6 +32,7 @@ class FrontEnd:
         credit: the last that was sent, and when.
         models_known: the version of the models' description it has.
         lost: messages that could not be delivered in a row.
+        pressed: it refuses for want of processor time.
     """
 
     identity: bytes
@@ -41,6 +42,7 @@ class FrontEnd:
     credit_ns: int = 0
     models_known: int = -1
     lost: int = 0
+    pressed: bool = False
 
 
 class FrontEnds:

@@ -17,6 +17,8 @@ The rule:
   feasible; a deeper rung must also respect the blocking cap, for nothing can interrupt it when tight jobs
   arrive. Where time is short, small batches of first rungs wait for company. The largest expected gain per
   nanosecond runs; among equals the shortest. A device that would be idle runs whatever gains anything.
+* **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores that refuse
+  for want of it, only first rungs run, and answered jobs are finished.
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
   its deadline.
 """
@@ -35,6 +37,7 @@ from server.engine.events import (
     Launch,
     LaunchDone,
     LaunchFailed,
+    Pressed,
     Reject,
     Tick,
     WaitUntil,
@@ -56,6 +59,7 @@ __all__ = [
     "LaunchDone",
     "LaunchFailed",
     "PolicyConfig",
+    "Pressed",
     "Reject",
     "State",
     "Tick",
@@ -84,6 +88,9 @@ def step(
             return state, _launch_done(state, event, now_ns)
         case LaunchFailed(launch):
             return state, _launch_failed(state, launch)
+        case Pressed(on):
+            state.pressed = on
+            return state, _end_the_rest(state) if on else []
         case Tick():
             return state, _decide(state, now_ns, explain)
 
@@ -151,6 +158,8 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
         return _reason_to_stop(queue, waiting)
     if not _fits_any(queue, gains, job.deadline_ns - state.config.guard_ns - now_ns):
         return "deadline"
+    if state.pressed:
+        return "overload"
     queue.add_answered(waiting, gains)
     return ""
 
@@ -231,7 +240,7 @@ def _end_hopeless(state: State, free_at_ns: int) -> list[Instruction]:
 
 
 def _end_the_rest(state: State) -> list[Instruction]:
-    """The device is free and nothing may run: what keeps the answered jobs from a deeper rung is the blocking cap."""
+    """Nothing may run for the answered jobs: what keeps them from a deeper rung is what it would do to others."""
     orders: list[Instruction] = []
     for queue in state.models.values():
         answered = [entry[2] for group in queue.groups.values() for entry in group.entries]

@@ -36,6 +36,8 @@ LAST_WORDS_MS = 500
 YIELDS = 3
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch."""
 
+GPU_RUNTIMES = ("tensorrt", "torch-cuda")
+
 DEVICE_LOST = 74  # exit status, as EX_IOERR
 
 
@@ -67,6 +69,7 @@ def main() -> None:
         PolicyConfig(max_batch=settings.max_batch),
         time.monotonic_ns,
         Pulse(context.pulse_file, int(settings.hang_s * 1e9)),
+        shares_cores=_shares_cores(settings, loaded),
     )
     reports.serve(loaded.models, _detail(loaded))
     _settle_memory()
@@ -131,6 +134,12 @@ def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
     """(threads of a launch, whether they share cores with front ends): by default the cores that front ends leave."""
     threads = settings.engine_threads or max(1, cores - settings.workers)
     return threads, threads + settings.workers > cores
+
+
+def _shares_cores(settings: Settings, loaded: Loaded) -> bool:
+    """Whether stages run on cores that the front ends need too; on a GPU they do not."""
+    shared = threads_of(settings, len(os.sched_getaffinity(0)))[1]
+    return shared and not any(name in model.runtimes for model in loaded.models.values() for name in GPU_RUNTIMES)
 
 
 def _detail(loaded: Loaded) -> str:

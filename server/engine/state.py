@@ -60,6 +60,7 @@ class State:
     launches: int = 0
     arrivals: int = 0
     budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first
+    pressed: bool = False
     sorted_budgets: list[int] = field(default_factory=list)
 
 
