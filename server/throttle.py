@@ -19,9 +19,7 @@ SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
 COUNT_NS = 250_000_000  # over which what is taken on is counted
 CUT = 0.85
-RISE = 1.03  # a tick …
-RISE_NEAR = 1.005  # … but near the rate at which it was last too much
-NEAR = 0.1
+BACK_S = 0.4  # from a cut until the rate is again what was too much, if all is punctual meanwhile
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
 LEAST_BURST = 8.0  # … or so many
 LEAST_RATE = 50.0  # a second: at less, whatever is late, it is not their number
@@ -77,13 +75,21 @@ class Throttle:
         if (late and before) or missing:  # one stall is no trend
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
-            near = abs(self.rate / self._too_much - 1) < NEAR
-            self.rate *= RISE_NEAR if near else RISE
+            self.rate = max(self.rate, self._risen(now_ns))
             if now_ns - self._refused_ns > IDLE_NS:
                 self.rate = None
         if now_ns - self._since_ns > COUNT_NS:
             self._counted = self._count(now_ns)
             self._count_anew(now_ns)
+
+    def _risen(self, now_ns: int) -> float:
+        """What the rate may be by now: the cubic of Ha, Rhee and Xu (CUBIC, 2008) over the time since the last cut.
+
+        Fast while it is far from what was last too much, slow near it, and fast again beyond: it may have been too
+        much only because of a stall.
+        """
+        since = ((now_ns - self._cut_ns) / 1e9 - BACK_S) / BACK_S
+        return self._too_much * (1 + (1 - CUT) * since**3)
 
     def _cut(self, now_ns: int) -> None:
         if now_ns - self._cut_ns < SETTLE_NS:

@@ -18,7 +18,7 @@ The rule:
   arrive. Where time is short, small batches of first rungs wait for company. The largest expected gain per
   nanosecond runs; among equals the shortest. A device that would be idle runs whatever gains anything.
 * **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores that refuse
-  for want of it, only first rungs run, and answered jobs are finished.
+  for want of it, only first rungs run, in batches that waste none, and answered jobs are finished.
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
   its deadline.
 """
@@ -45,7 +45,14 @@ from server.engine.events import (
 from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
-from server.engine.room import all_in_time, first_answer_ns, free_ns, longest_batch_ns, secure_start
+from server.engine.room import (
+    all_in_time,
+    first_answer_ns,
+    free_ns,
+    gathers_until,
+    longest_batch_ns,
+    secure_start,
+)
 from server.engine.state import PolicyConfig, State, count_arrival, new_state
 
 __all__ = [
@@ -221,6 +228,8 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
     orders = _end_hopeless(state, free_ns(state, now_ns))
     if state.outstanding is not None:
         return orders
+    if state.pressed and (until_ns := gathers_until(state, now_ns)) > now_ns:
+        return [*orders, WaitUntil(until_ns)]
     best = best_candidate(state, now_ns, explain)
     if best is None:
         return [*orders, *_end_the_rest(state), WaitUntil(None)]

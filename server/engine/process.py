@@ -33,7 +33,7 @@ from server.settings import Settings
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 500
-YIELDS = 3
+YIELDS = 1
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch."""
 
 GPU_RUNTIMES = ("tensorrt", "torch-cuda")

@@ -81,6 +81,21 @@ def backlog_ns(state: State) -> int:
     return sum(ns for queue in state.models.values() if queue.usable for _, ns in queue.secure_groups())
 
 
+def gathers_until(state: State, now_ns: int) -> int:
+    """Until when first rungs wait for company while every launch costs time that is wanted for something better.
+
+    Until a batch is full enough, or half of a typical budget is left: the rest is for stalls.
+    """
+    waiting = [queue for queue in state.models.values() if queue.usable and queue.unanswered]
+    for queue in waiting:
+        count = min(len(queue.unanswered), queue.max_batch)
+        if queue.latency.efficiency(queue.ladder.first, count) >= state.config.efficient:
+            return now_ns
+    if not waiting or not state.sorted_budgets:
+        return now_ns
+    return secure_start(state) - state.sorted_budgets[len(state.sorted_budgets) // 2] // 2
+
+
 def longest_batch_ns(state: State, now_ns: int) -> float:
     """How long a launch of several images may be: those who arrive meanwhile must have time for a deep rung too.
 
