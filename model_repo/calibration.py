@@ -209,9 +209,7 @@ def _pool_loss(
     return loss, (expected - at_label).mean(0)
 
 
-def _gains_after(
-    key: str, names: list[str], held_out: Mapping[str, Floats]
-) -> dict[str, tuple[float, ...]]:
+def _gains_after(key: str, names: list[str], held_out: Mapping[str, Floats]) -> dict[str, tuple[float, ...]]:
     done = key.split(",")
     return {
         name: _gain_table(held_out[key], held_out[_with(done, name, names)])

@@ -2,8 +2,8 @@
 
 Reads the state; must not change it. A launch is worth what it is to its members: to each, what the rung gains at once
 and all that is gained after it, less what the image would gain if it were passed over (see prices.py). So an image that
-should have another rung still takes a seat where seats cost next to nothing, as on a GPU, and leaves it where each costs
-as much as the last. Whoever cannot have the rung later, for his deadline, has nothing to lose by taking it now.
+should have another rung still takes a seat where seats cost next to nothing, as on a GPU, and leaves it where each
+costs as much as the last. Whoever cannot have the rung later, for his deadline, has nothing to lose by taking it now.
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ def _anything(state: State, name: str, queue: ModelQueue, room: _Room) -> list[C
     return found
 
 
-def _may_wait(state: State, queue: ModelQueue, worths: Worths, price: float, direct: bool, now_ns: int) -> bool:
+def _may_wait(
+    state: State, queue: ModelQueue, worths: Worths, price: float, direct: bool, now_ns: int
+) -> bool:
     """Whether first answers had better wait for company.
 
     Nothing is lost for the first answers: whatever goes before them must leave them secure. But a waiting image loses
@@ -273,7 +275,7 @@ def _launches(
     for stage, wanted in seats.items():
         if not wanted or _promises(queue, stage, wanted) < best * POOR:
             continue
-        joined = any([seat[1] is None for seat in wanted])
+        joined = any(seat[1] is None for seat in wanted)
         if joined or queue.latency.work_ns(stage, 1) * room.crowding <= room.secure_ns:
             wanted.sort(key=itemgetter(0), reverse=True)
             of_stage = _launches_of(state, name, queue, room, stage, wanted, joined=joined)
@@ -308,7 +310,9 @@ def _launches_of(
         lost = accuracy * room.blocked(work_ns)
         if lost >= count * most:
             continue
-        gain, members, beginners, taken = _neediest(queue, seats, count, room.now_ns + ns + state.config.guard_ns)
+        gain, members, beginners, taken = _neediest(
+            queue, seats, count, room.now_ns + ns + state.config.guard_ns
+        )
         if not taken:
             continue
         if taken < count:

@@ -139,7 +139,9 @@ def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
 def _shares_cores(settings: Settings, loaded: Loaded) -> bool:
     """Whether stages run on cores that the front ends need too; on a GPU they do not."""
     shared = threads_of(settings, len(os.sched_getaffinity(0)))[1]
-    return shared and not any(name in model.runtimes for model in loaded.models.values() for name in GPU_RUNTIMES)
+    return shared and not any(
+        name in model.runtimes for model in loaded.models.values() for name in GPU_RUNTIMES
+    )
 
 
 def _detail(loaded: Loaded) -> str:

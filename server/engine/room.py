@@ -41,7 +41,7 @@ def secure_start(state: State, model: str = "", skip: int = 0) -> int:
     guard_ns = state.config.guard_ns
     for deadline_ns, ns in reversed(batches):
         latest_ns = deadline_ns - guard_ns
-        start = (latest_ns if latest_ns < start else start) - ns
+        start = min(start, latest_ns) - ns
     return start
 
 

@@ -95,7 +95,7 @@ def test_expected_gain_is_the_difference_of_the_sets_accuracies() -> None:
 
 
 def test_a_small_gain_shows_on_few_images() -> None:
-    """Pooling with a weak stage changes the side of a few in a hundred; which of them were right hardly tells the gain."""
+    """A weak stage changes the side of a few in a hundred; which of those were right hardly tells the gain."""
     many = np.random.default_rng(1).integers(0, CLASSES, 20_000)
     strong, weak = noisy_logits(many, 2.5, 3), noisy_logits(many, 1.2, 4)
     right_after = (strong + weak).argmax(1) == many  # independent evidence: the sum is the true posterior
