@@ -7,16 +7,17 @@ The rule:
 
 * **Admission.** Walking backwards over all unanswered jobs in deadline order, in batches of each model's
   cheapest rung, gives the latest time at which the device must start on them (`secure_start`). A job that
-  would move it before the time the device is free is refused at once: everyone admitted has a first answer in
-  time, as far as the table knows.
+  would move it before the time the device is free is refused at once, unless walking forwards finds an order
+  that saves all: everyone admitted has a first answer in time, as far as the table knows.
 * **Price.** What is here and what will probably come, each image on the plan that a price makes best for it
-  (prices.py), gives the lowest price at which it all fits. It says which rung an image should have next, whether
-  beginners may skip the cheapest one, and who is not worth more time.
-* **Choice.** Candidates are a first rung for the earliest unanswered jobs, and every rung for the answered jobs
-  that should have it. Each must finish before all of its members' deadlines and leave the secure check
-  feasible; a deeper rung must also respect the blocking cap, for nothing can interrupt it when tight jobs
-  arrive. Where time is short, small batches of first rungs wait for company. The largest expected gain per
-  nanosecond runs; among equals the shortest. A device that would be idle runs whatever gains anything.
+  (prices.py), gives the lowest price at which it all fits, and with it what every rung is worth to every image.
+* **Choice.** Candidates are a first rung for the earliest unanswered jobs, and every rung for all to whom it is
+  worth more than to be passed over, beginners and answered jobs together (candidates.py). Each must finish
+  before all of its members' deadlines and leave the secure check feasible; what it costs those who will arrive
+  meanwhile with tight budgets is taken off its worth, for nothing can interrupt it. The largest worth per
+  nanosecond runs; among equals the shortest, but of poor ones the longest, so that the next are full. Small
+  batches of first rungs wait for company. A device that would be idle runs whatever gains anything.
+* **Rescue.** Where no launch saves everyone, the most urgent are given up if that makes a full batch.
 * **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores that refuse
   for want of it, only first rungs run, in batches that waste none, and answered jobs are finished.
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till

@@ -12,7 +12,9 @@ going to take. The price of the moment is the lowest at which all planned work f
 
 Compared with the greedy rule "most gain per nanosecond", the price decides *which* rung an image should have: a cheap
 rung whose answer will not do is a detour when time is plentiful, and the best there is when it is short. This is the
-Lagrangian of the cascade optimum (the bound U2 of loadtest.bounds), followed from moment to moment.
+Lagrangian of the cascade optimum (the bound U2 of loadtest.bounds), followed from moment to moment. What a rung is
+worth to an image beyond what it would gain if it were passed over, gain + E[V(mask + k, b')] - V(mask, b), is p·cost(k)
+for the rung of its plan and less for any other: so much it may pay for a seat in a launch (see candidates.py).
 
 Pure arithmetic; must not know jobs, deadlines or the clock.
 """
@@ -34,9 +36,7 @@ Floats = NDArray[np.float64]
 # A ladder's cost may be anything from microseconds to seconds, so the grid is wide: 12 prices a decade.
 GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
 UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a step
-SOLVE_EVERY = (
-    10_000.0  # finished rungs: with three of them a third of a millisecond each time, with six several
-)
+SOLVE_EVERY = 10_000.0  # finished rungs
 SOLVE_AGAIN = 2_048.0  # at least so many between two solutions, however the device's speed wavers
 KNOWN = 64.0
 FORGET_AT = 20_000.0  # finished rungs, then all counts are halved: traffic changes

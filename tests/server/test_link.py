@@ -122,6 +122,17 @@ def test_it_introduces_itself_without_being_asked(folder: Path) -> None:
     run(folder, story)
 
 
+def test_it_says_at_once_when_it_begins_and_ceases_to_be_pressed(folder: Path) -> None:
+    async def story(pair: Pair) -> None:
+        await pair.greeting()
+        for pressed in (True, True, False):
+            pair.link.press(pressed)
+        assert await pair.receive() == Envelope(1, 0, [Heartbeat("pressed")])
+        assert await pair.receive() == Envelope(1, 0, [Heartbeat("ready")])
+
+    run(folder, story)
+
+
 def test_messages_of_one_turn_travel_together_and_bear_the_engine_s_epoch(folder: Path) -> None:
     async def story(pair: Pair) -> None:
         await pair.greeting()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from server.throttle import CUT, FEW, LEAST_RATE, Throttle
+from server.throttle import BACK_S, CUT, FEW, LEAST_RATE, Throttle
 
 MS = 1_000_000
 TICK = 20 * MS
@@ -63,6 +63,29 @@ def test_a_punctual_loop_takes_on_more_and_at_last_everybody() -> None:
     assert throttle.rate > low
     run(throttle, now, 500, 50, 0)
     assert throttle.rate is None
+
+
+def test_it_is_soon_back_at_what_was_too_much_and_slow_there() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)  # 2,500 a second
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    _, now = run(throttle, now, round(0.5 * BACK_S / 0.02), 100, 0)
+    assert throttle.rate is not None
+    halfway = throttle.rate
+    assert 2500 * (1 + CUT) / 2 < halfway < 2500
+    run(throttle, now, round(BACK_S / 0.02), 100, 0)
+    assert 2500 < throttle.rate < 2500 * 1.1
+
+
+def test_it_is_pressed_while_it_refuses() -> None:
+    throttle = Throttle()
+    assert not throttle.pressed(0)
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    assert not throttle.pressed(now)
+    _, now = run(throttle, now, 2, 100, 6 * MS)
+    assert throttle.pressed(now)
+    assert not throttle.pressed(now + 200 * MS)
 
 
 def test_what_was_taken_on_in_vain_cuts_the_rate_of_a_punctual_loop_too() -> None:

@@ -71,18 +71,19 @@ class Device:
         self.outcomes: dict[Key, list[str]] = {}
         self.ended_at: dict[Key, int] = {}
         self.feasible: dict[Key, int] = {}
+        self.wakes_at: int | None = None
 
     def arrive(self, job: Job) -> None:
         self.jobs[job.key] = job
-        self._tell(Arrived(job))
+        self.tell(Arrived(job))
 
     def cancel(self, key: Key) -> None:
         if key in self.state.jobs:
             self._end(key, "cancelled")
-        self._tell(Cancelled(key))
+        self.tell(Cancelled(key))
 
     def tick(self) -> None:
-        self._tell(Tick())
+        self.tell(Tick())
 
     def run(self, until: int) -> None:
         """Decide, then advance to `until`, finishing launches and deciding whenever the device is free."""
@@ -112,15 +113,15 @@ class Device:
 
     def _finish(self, launch: Launch) -> None:
         if (launch.model, launch.stage) in self.fails:
-            self._tell(LaunchFailed(launch))
+            self.tell(LaunchFailed(launch))
             return
         for key in launch.keys:
             self.stages.setdefault(key, []).append(launch.stage)
             self.answered_at.setdefault(key, self.now)
         confidences = tuple(self.confidence(key, launch.stage) for key in launch.keys)
-        self._tell(LaunchDone(launch, confidences, self.now - self.launches[-1][0]))
+        self.tell(LaunchDone(launch, confidences, self.now - self.launches[-1][0]))
 
-    def _tell(self, event: object) -> None:
+    def tell(self, event: object) -> None:
         state, orders = step(self.state, event, self.now)
         assert state is self.state
         for order in orders:
@@ -134,8 +135,8 @@ class Device:
                 case Reject(key, feasible_ns):
                     self.feasible[key] = feasible_ns
                     self._end(key, "rejected")
-                case WaitUntil():
-                    pass
+                case WaitUntil(at_ns):
+                    self.wakes_at = at_ns
 
     def _end(self, key: Key, outcome: str) -> None:
         self.outcomes.setdefault(key, []).append(outcome)

@@ -20,7 +20,7 @@ from server.engine.latency import LatencyTable
 from server.engine.loading import LoadedModel, ladder_of
 from server.engine.policy import PolicyConfig
 from server.engine.reports import Reports
-from server.messages import Cancel
+from server.messages import Cancel, Heartbeat
 from server.metrics import EngineMetrics
 from server.pulse import Pulse
 from tests.models import publish_tiny_model
@@ -48,7 +48,9 @@ class Stage:
 class Bench:
     """An engine with three stages, and a front end that speaks to it between turns."""
 
-    def __init__(self, tmp_path: Path, stages: dict[int, Stage], cost_ms: float = 0.05) -> None:
+    def __init__(
+        self, tmp_path: Path, stages: dict[int, Stage], cost_ms: float = 0.05, *, shares_cores: bool = False
+    ) -> None:
         published = publish_tiny_model(tmp_path / "models")
         self.context = zmq.Context()
         endpoint = f"ipc://{tmp_path / 'e.sock'}"
@@ -68,6 +70,7 @@ class Bench:
             PolicyConfig(),
             time.monotonic_ns,
             Pulse(tmp_path / "pulse", 1),
+            shares_cores=shares_cores,
         )
         self.reports.serve({model.key: model}, "")
         self.front_end = FrontEnd(self.context, endpoint)
@@ -110,6 +113,17 @@ def out_of_memory(_pixels: np.ndarray) -> np.ndarray:
 
 def not_a_number(pixels: np.ndarray) -> np.ndarray:
     return np.full((len(pixels), 10), np.nan, np.float32)
+
+
+@pytest.mark.parametrize("shares_cores", [True, False])
+def test_a_pressed_front_end_stops_refinements_only_on_the_cores_that_it_needs(bench, shares_cores):
+    it = bench(shares_cores=shares_cores)
+    it.front_end.send(Heartbeat("pressed"), job(1, every_stage=True))
+    it.turn_until(lambda: it.front_end.ends)
+    assert it.front_end.ends[1] == ("overload" if shares_cores else "deepest")
+    it.front_end.send(Heartbeat("ready"), job(2, every_stage=True))
+    it.turn_until(lambda: 2 in it.front_end.ends)
+    assert it.front_end.ends[2] == "deepest"
 
 
 @pytest.mark.parametrize("act", [out_of_memory, not_a_number])
