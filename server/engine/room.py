@@ -18,6 +18,7 @@ from server.engine.state import State, arrival_rate
 
 NEVER = 1 << 62
 MOST_BATCHES = 8
+SPARE = 1.5  # a launch is taken to block so much longer: what it blocks has other delays too
 LONGEST_HORIZON_NS = 500_000_000
 
 
@@ -129,7 +130,7 @@ def blocked(state: State, now_ns: int) -> Callable[[int], float]:
     sums: list[int] = []  # of the lowest budgets; made when one is met that is low enough
 
     def expected(length_ns: int) -> float:
-        until_ns = length_ns * (1.0 + load) + least_ns
+        until_ns = length_ns * (SPARE + load) + least_ns
         if not budgets or budgets[0] >= until_ns:
             return 0.0
         if not sums:

@@ -127,8 +127,8 @@ def test_it_says_at_once_when_it_begins_and_ceases_to_be_pressed(folder: Path) -
         await pair.greeting()
         for pressed in (True, True, False):
             pair.link.press(pressed)
-        assert await pair.receive() == Envelope(1, 0, [Heartbeat("pressed")])
-        assert await pair.receive() == Envelope(1, 0, [Heartbeat("ready")])
+        assert await pair.greeting() == Envelope(1, 0, [Heartbeat("pressed")])
+        assert await pair.greeting() == Envelope(1, 0, [Heartbeat("ready")])
 
     run(folder, story)
 
