@@ -56,6 +56,8 @@ def all_in_time(state: State, start_ns: int) -> bool:
         return False
     ((_, queue),) = state.models.items()
     latency, first, entries = queue.latency, queue.ladder.first, queue.unanswered
+    if len(entries) > MOST_BATCHES * latency.max_batch:  # too many to look at for each arrival
+        return False
     end_ns = start_ns + state.config.guard_ns + latency.tail_ns
     place = 0
     for _ in range(MOST_BATCHES):
