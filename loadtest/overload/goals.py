@@ -103,9 +103,8 @@ def _goal_points(what: str, loss: float, most: float) -> Goal:
 def _against_fixed(rows: Sequence[Row], fixed: Sequence[Row]) -> Iterator[Goal]:
     for load in dict.fromkeys(row.load for row in rows):
         stages = {row.pinned for row in fixed if row.load == load}
-        seeds = {
-            row.seed for row in fixed if row.load == load
-        }  # the same images for both: seeds differ by a point
+        # The same images for both: seeds differ by a point.
+        seeds = {row.seed for row in fixed if row.load == load}
         own = _mean([row for row in rows if row.load == load and row.seed in seeds], _effective)
         if not stages:
             continue

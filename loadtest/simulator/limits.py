@@ -27,9 +27,8 @@ def limits(
     chosen = offered.scored
     begins = (offered.arrivals_ns[chosen] + costs.inbound_ns).astype(np.float64)
     ends = (offered.deadlines_ns[chosen] - costs.outbound_ns).astype(np.float64)
-    images = offered.images[
-        chosen
-    ]  # the very ones: among thousands drawn, accuracy strays by tenths of a point
+    # The very images that were offered: among thousands drawn, accuracy strays by tenths of a point.
+    images = offered.images[chosen]
     right, confidence = model.right[:, images], model.confidence[:, images]
     accuracies = bounds.pooled_accuracies(right.mean(axis=1), latency_ns)
     found = {U1_PRIME: bounds.u1_prime(accuracies, latency_ns, begins, ends)}

@@ -98,7 +98,7 @@ def step(
             return state, _launch_failed(state, launch)
         case Pressed(on):
             state.pressed = on
-            return state, _end_the_rest(state) if on else []
+            return state, []
         case Tick():
             return state, _decide(state, now_ns, explain)
 
@@ -166,8 +166,6 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
         return _reason_to_stop(queue, waiting)
     if not _fits_any(queue, gains, job.deadline_ns - state.config.guard_ns - now_ns):
         return "deadline"
-    if state.pressed:
-        return "overload"
     queue.add_answered(waiting, gains)
     return ""
 
@@ -227,6 +225,8 @@ def _end(state: State, waiting: Waiting, reason: str) -> Finish:
 
 def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruction]:
     orders = _end_hopeless(state, free_ns(state, now_ns))
+    if state.pressed:
+        orders += _end_the_rest(state)
     if state.outstanding is not None:
         return orders
     if state.pressed and (until_ns := gathers_until(state, now_ns)) > now_ns:

@@ -215,9 +215,8 @@ def test_when_small_batches_cannot_keep_up_the_most_urgent_are_given_up_for_a_fu
     device = Device({"m": (tiny_ladder(1), linear_table([0.1], launch_ms=10.0))})
     for key in range(33):
         device.arrive(job(key, 26 if key else 15))
-    device.now = (
-        4 * MS
-    )  # a stall: the first could still have a launch of its own, but nothing in a full batch
+    # A stall: the first could still have a launch of its own, but nothing in a full batch.
+    device.now = 4 * MS
     device.tick()
     assert device.outcome(0) == "expired"
     assert len(device.launches[0][1].keys) == 32
@@ -263,6 +262,7 @@ def test_under_pressure_only_first_rungs_run_and_answered_jobs_are_finished():
         device.run(device.now + MS // 10)
     waiting = {"launched", "answered"} - set(device.launches[-1][1].keys)
     device.tell(Pressed(True))
+    device.tick()
     assert all(device.outcome(key) == "overload" for key in waiting)
     device.drain()
     for key in range(8):
