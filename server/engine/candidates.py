@@ -15,7 +15,7 @@ from operator import itemgetter
 
 from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import blocked, crowding, longest_batch_ns, price_place, secure_start
+from server.engine.room import Traffic, blocked, longest_batch_ns, secure_start, traffic, typical_budget_ns
 from server.engine.state import State, arrival_rate
 
 
@@ -50,7 +50,11 @@ Explain = Callable[[list[Candidate], Candidate | None], None]
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What limits the launches of one decision: see server.engine.room. `starts` keeps what secure_start has said."""
+    """What limits the launches of one decision: see server.engine.room.
+
+    A launch is by `crowding` too long for what waits: who comes meanwhile with a tighter deadline goes before it.
+    `starts` keeps what secure_start has said.
+    """
 
     now_ns: int
     secure_ns: int
@@ -66,13 +70,14 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     What is worth its time at the present price goes first. If there is nothing, the device would be idle, and whatever
     gains anything may have it.
     """
-    place = price_place(state, now_ns)
+    place = state.price_place
+    coming = traffic(state, now_ns)
     room = _Room(
         now_ns=now_ns,
         secure_ns=secure_start(state) - now_ns,
-        longest_ns=longest_batch_ns(state, now_ns),
-        crowding=crowding(state, now_ns),
-        blocked=blocked(state, now_ns),
+        longest_ns=longest_batch_ns(state, coming.load),
+        crowding=1.0 + coming.load,
+        blocked=blocked(state, coming),
         starts={},
     )
     found: list[Candidate] = []
@@ -157,19 +162,24 @@ def _answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths
     patience = state.config.patience
     guarded_ns = now_ns + state.config.guard_ns
     # A launch of this rung now and another after it: who cannot have that must be in this one.
-    again_ns = {stage: guarded_ns + 2 * queue.latency.ns(stage, 1) for stage in queue.ladder.usable}
+    again_ns = {stage: guarded_ns + 2 * queue.latency.ns(stage, 1) for stage in seats}
+    last_ns = max(again_ns.values())
     for group in queue.groups.values():
         entries, count = group.entries, len(group.entries)
         if group.place < 0:  # a stream follows no plan
             for stage, gain in group.gains:
                 seats[stage].append((gain, group, 0, count))
             continue
-        worth, passed = worths.worth[group.place], patience * worths.value[group.place]
-        earliest_ns = entries[0][0]
+        value, worth = worths.of(group.place)
+        passed = patience * value
+        if entries[0][0] >= last_ns:
+            for stage, _ in group.gains:
+                if worth[stage] > passed:
+                    seats[stage].append((worth[stage] - passed, group, 0, count))
+            continue
         for stage, _ in group.gains:
-            urgent = 0
-            if earliest_ns < again_ns[stage]:
-                urgent = bisect_left(entries, (again_ns[stage],))
+            urgent = bisect_left(entries, (again_ns[stage],))
+            if urgent:
                 seats[stage].append((worth[stage], group, 0, urgent))
             if urgent < count and worth[stage] > passed:
                 seats[stage].append((worth[stage] - passed, group, urgent, count))
@@ -192,10 +202,8 @@ def _seat_beginners(
 
 def _plain(queue: ModelQueue) -> int:
     """How many of the earliest deadlines are content with any rung first."""
-    for place, entry in enumerate(queue.unanswered[: queue.max_batch]):
-        if not entry[2].plain:
-            return place
-    return min(len(queue.unanswered), queue.max_batch)
+    plain = [entry[2].plain for entry in queue.unanswered[: queue.max_batch]]
+    return len(plain) if all(plain) else plain.index(False)
 
 
 def _anything(state: State, name: str, queue: ModelQueue, room: _Room) -> list[Candidate]:
@@ -232,7 +240,7 @@ def _may_wait(
     if not queue.plans.knows(first):
         return False
     later = worths.root_worth[first] - queue.ladder.accuracy(1 << first)
-    budget_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
+    budget_ns = typical_budget_ns(state)
     fixed_ns = queue.first_work_ns - queue.first_share_ns
     return count * count * later < 2 * rate * budget_ns * fixed_ns * price
 

@@ -37,6 +37,7 @@ TAIL_DECAY = 0.9
 OVERHEAD_NS = 100_000  # of the engine's loop around each launch
 TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
 
+TELLING_FACTOR = 0.002  # relative change; less is not worth computing all estimates anew
 UNSEEN = 256  # launches of other stages, after which a stage's worst ratios are doubted: it may be avoided for them
 
 
@@ -98,23 +99,24 @@ class LatencyTable:
         self._ratios_of = {stage: _Recent() for stage in self._base}
         self._unseen = dict.fromkeys(self._base, 0)
         self._factors = dict.fromkeys(self._base, FIRST_FACTOR)
-        # Kept until the factors change: asked dozens of times a decision.
-        self._work: dict[tuple[int, int], int] = {}
+        # Kept until a stage's factor changes: asked dozens of times a decision.
+        self._work: dict[int, dict[int, int]] = {stage: {} for stage in self._base}
+        self._best = {stage: self.best_batch(stage) for stage in self._base}
         self._left_over = _Recent()
         self._last_excesses: deque[float] = deque(maxlen=3)
         self._raised_ns = 0.0
 
     def ns(self, stage: int, batch: int) -> int:
         """High estimate of one launch of `batch` images: it may be promised."""
-        found = self._work.get((stage, batch))
+        found = self._work[stage].get(batch)
         return (self.work_ns(stage, batch) if found is None else found) + self.tail_ns
 
     def work_ns(self, stage: int, batch: int) -> int:
         """Device time of such a launch, for sums: the tail comes on top of the sum, once."""
-        found = self._work.get((stage, batch))
+        found = self._work[stage].get(batch)
         if found is None:
             found = int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns
-            self._work[stage, batch] = found
+            self._work[stage][batch] = found
         return found
 
     def profiled_ns(self, stage: int, batch: int) -> int:
@@ -177,7 +179,7 @@ class LatencyTable:
 
     def efficiency(self, stage: int, batch: int) -> float:
         """Time per image at the best batch as a share of that at this one, 0…1."""
-        best = self.best_batch(stage)
+        best = self._best[stage]
         return self.work_ns(stage, best) * batch / (best * self.work_ns(stage, batch))
 
     def _recent(self, stage: int) -> _Recent | None:
@@ -197,9 +199,9 @@ class LatencyTable:
             recent = self._recent(stage)
             factor = recent.quantile(FACTOR_QUANTILE) if recent else FIRST_FACTOR
             factor = max(factor, surge * self._usual(stage), 0.5)
-            if factor != self._factors[stage]:
+            if abs(factor - self._factors[stage]) > TELLING_FACTOR * factor:
                 self._factors[stage] = factor
-                self._work.clear()
+                self._work[stage].clear()
         tail = (
             self._left_over.quantile(TAIL_QUANTILE) if len(self._left_over) >= WARM else self._first_tail_ns
         )

@@ -47,12 +47,13 @@ from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
 from server.engine.room import (
-    all_in_time,
+    admits,
     first_answer_ns,
     free_ns,
     gathers_until,
     longest_batch_ns,
-    secure_start,
+    price_place,
+    traffic,
 )
 from server.engine.state import PolicyConfig, State, count_arrival, new_state
 
@@ -118,7 +119,7 @@ def _arrived(state: State, job: Job, now_ns: int) -> list[Instruction]:
     free_at_ns = free_ns(state, now_ns)
     waiting = Waiting(job, state.arrivals)
     queue.add_unanswered(waiting)
-    if secure_start(state) < free_at_ns and not all_in_time(state, free_at_ns):
+    if not admits(state, queue, job, free_at_ns):
         queue.remove(waiting)
         feasible_ns = first_answer_ns(state, job.model, now_ns)
         _doubt_estimate(state, queue, job.deadline_ns - now_ns)
@@ -132,12 +133,13 @@ def _doubt_estimate(state: State, queue: ModelQueue, budget_ns: int) -> None:
     idle = state.outstanding is None and not state.jobs
     if idle and budget_ns >= queue.latency.profiled_ns(queue.ladder.first, 1) + state.config.guard_ns:
         queue.latency.relax()
+        state.secure_ns = 0
 
 
 def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instruction]:
     launch = done.launch
     queue = state.models[launch.model]
-    state.outstanding = None
+    state.outstanding, state.secure_ns = None, 0
     queue.latency.observe(launch.stage, len(launch.keys), done.duration_ns)
     orders: list[Instruction] = []
     for key, confidence in zip(launch.keys, done.confidences, strict=True):
@@ -152,7 +154,7 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
         if reason:
             del state.jobs[key]
             orders.append(Finish(key, reason))
-    queue.plans.refresh(longest_batch_ns(state, now_ns))
+    queue.plans.refresh(longest_batch_ns(state, traffic(state, now_ns).load))
     return orders
 
 
@@ -171,7 +173,11 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
 
 
 def _fits_any(queue: ModelQueue, gains: Gains, room_ns: int) -> bool:
-    return min(queue.latency.work_ns(stage, 1) for stage, _ in gains) + queue.latency.tail_ns <= room_ns
+    room_ns -= queue.latency.tail_ns
+    for stage, _ in gains:  # the first usually does
+        if queue.latency.work_ns(stage, 1) <= room_ns:
+            return True
+    return False
 
 
 def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:
@@ -183,7 +189,7 @@ def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:
 def _launch_failed(state: State, launch: Launch) -> list[Instruction]:
     """The stage leaves the ladder. Its jobs go on with other rungs, answered ones of the model are placed anew."""
     queue = state.models[launch.model]
-    state.outstanding = None
+    state.outstanding, state.secure_ns = None, 0
     moved = queue.fail(launch.stage)
     members = [state.jobs[key] for key in launch.keys if key in state.jobs]
     for waiting in moved + members:
@@ -224,6 +230,8 @@ def _end(state: State, waiting: Waiting, reason: str) -> Finish:
 
 
 def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruction]:
+    if state.outstanding is not None and now_ns <= state.busy_until_ns and not state.pressed:
+        return []  # who cannot wait so long was ended when it began, or refused
     orders = _end_hopeless(state, free_ns(state, now_ns))
     if state.pressed:
         orders += _end_the_rest(state)
@@ -231,6 +239,7 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
         return orders
     if state.pressed and (until_ns := gathers_until(state, now_ns)) > now_ns:
         return [*orders, WaitUntil(until_ns)]
+    state.price_place = price_place(state, now_ns)
     best = best_candidate(state, now_ns, explain)
     if best is None:
         return [*orders, *_end_the_rest(state), WaitUntil(None)]

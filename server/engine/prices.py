@@ -22,8 +22,8 @@ Pure arithmetic; must not know jobs, deadlines or the clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,22 +44,32 @@ LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right ans
 STALE = 0.1  # relative change of the device's speed after which plans are made anew
 
 
-@dataclass(frozen=True, slots=True)
 class Worths:
     """What launches are worth to images at one price, in expected right answers, the price of their time not taken off.
 
     Attributes:
-        value: by state, what the image will still gain, less the price of the time for it.
-        worth: by state and rung, what the rung gains at once and all that is gained after it.
-        root_value, root_worth: the same of a new image; here the gain is the whole accuracy.
+        root_value: what a new image will gain, less the price of the time for it.
+        root_worth: by rung, what it gains a new image at once and all that is gained after it.
         root_rung: the rung that it should begin with.
     """
 
-    value: list[float]
-    worth: list[list[float]]
-    root_value: float
-    root_worth: list[float]
-    root_rung: int
+    def __init__(self, tables: _Tables, place: int) -> None:
+        self._tables, self._place = tables, place
+        self._known: dict[int, tuple[float, list[float]]] = {}
+        self.root_value = float(tables.root_value[place])
+        self.root_worth: list[float] = tables.root_worth[:, place].tolist()
+        self.root_rung = int(tables.root_rung[place])
+
+    def of(self, state: int) -> tuple[float, list[float]]:
+        """The same two of an image in this state: `root_value` and `root_worth`, of what it gains from here on."""
+        found = self._known.get(state)
+        if found is None:  # few of the states are met, so that all would take longer
+            tables, place = self._tables, self._place
+            found = self._known[state] = (
+                float(tables.value[state, place]),
+                tables.worth[state, :, place].tolist(),
+            )
+        return found
 
 
 class _Tables:
@@ -75,15 +85,6 @@ class _Tables:
         self.root_rung = np.zeros(prices, np.int64)
         self.root_worth = np.zeros((rungs, prices))
 
-    def at(self, place: int) -> Worths:
-        return Worths(
-            self.value[:, place].tolist(),
-            self.worth[:, :, place].tolist(),
-            float(self.root_value[place]),
-            self.root_worth[:, place].tolist(),
-            int(self.root_rung[place]),
-        )
-
 
 class Plans:
     """The plans of one model for every price of GRID.
@@ -93,8 +94,8 @@ class Plans:
         latency: costs.
 
     Attributes:
-        root_cost: float64 [prices], nanoseconds that a new image will take, all its rungs together.
-        cost: float64 [states, prices], nanoseconds that an image in this state will still take; see `state`.
+        root_cost: by price, nanoseconds that a new image will take, all its rungs together.
+        floor: the place in GRID of the least price.
     """
 
     def __init__(self, ladder: Ladder, latency: LatencyTable) -> None:
@@ -103,10 +104,12 @@ class Plans:
         self._bins = ladder.bins
         self._masks = 1 << len(ladder.names)
         self._at: dict[int, Worths] = {}
+        self._costs: dict[int, list[float]] = {}
         self._longest_ns = math.inf
         self._steps: Iterator[bool] | None = None
         self._seen: dict[tuple[int, int], Floats] = {}
         self._first_seen: dict[int, Floats] = {}
+        self._first_counts: dict[int, float] = {}
         self._observed = 0.0
         self._solve_at = 0.0
         self._solved_at = 0.0
@@ -114,14 +117,21 @@ class Plans:
         self.renew()
 
     def state(self, mask: int, bin_: int) -> int:
-        """The row of `cost` and `rung` for an image that has had `mask` and stands in that bin."""
+        """The number of the state of an image that has had `mask` and stands in that bin."""
         return mask * self._bins + bin_
 
     def at(self, place: int) -> Worths:
         """What launches are worth to images at a price of GRID."""
         found = self._at.get(place)
         if found is None:
-            found = self._at[place] = self._tables.at(place)
+            found = self._at[place] = Worths(self._tables, place)
+        return found
+
+    def cost(self, state: int) -> list[float]:
+        """By price, nanoseconds that an image in this state will still take if it follows its plan."""
+        found = self._costs.get(state)
+        if found is None:
+            found = self._costs[state] = self._tables.cost[state].tolist()
         return found
 
     def saw(self, mask: int, bin_: int, stage: int, new_bin: int) -> None:
@@ -136,12 +146,12 @@ class Plans:
             if row is None:
                 row = self._first_seen[stage] = np.zeros(self._bins)
             row[new_bin] += 1.0
+            self._first_counts[stage] = self._first_counts.get(stage, 0.0) + 1.0
         self._observed += 1.0
 
     def knows(self, stage: int) -> bool:
         """Whether enough new images have had this rung to say where they go from there."""
-        row = self._first_seen.get(stage)
-        return row is not None and float(row.sum()) >= KNOWN
+        return self._first_counts.get(stage, 0.0) >= KNOWN
 
     def refresh(self, longest_ns: float) -> None:
         """Go on with making the plans anew, a step a call, where they have gone stale.
@@ -164,6 +174,7 @@ class Plans:
         if self._observed > FORGET_AT:
             for table in (*self._seen.values(), *self._first_seen.values()):
                 np.multiply(table, 0.5, out=table)
+            self._first_counts = {stage: 0.5 * count for stage, count in self._first_counts.items()}
             self._observed *= 0.5
             self._solve_at = self._observed + SOLVE_EVERY
         self._solved_at = self._observed
@@ -187,8 +198,10 @@ class Plans:
         self._solve_root(made, costs)
         total = sum(costs.values())
         self.floor = int(np.searchsorted(GRID, LEAST_WORTH / total)) if total else 0
-        self._tables, self.cost, self.root_cost = made, made.cost, made.root_cost
+        self._tables = made
+        self.root_cost = made.root_cost.tolist()
         self._at.clear()
+        self._costs.clear()
 
     def _solve_step(self, made: _Tables, mask: int, stage: int, cost: float) -> bool:
         """Consider one rung for images that have had `mask`; returns whether there was anything to consider."""
@@ -243,13 +256,27 @@ class Plans:
         return shares
 
 
-def price_of(planned: Floats, room_ns: float) -> int:
+def price_of(planned: Sequence[tuple[Sequence[float], float]], room_ns: float, guess: int) -> int:
     """The place in GRID of the lowest price at which the planned work fits.
 
     Args:
-        planned: float64 [prices], nanoseconds of device time planned at each price; falls with the price.
+        planned: nanoseconds by price of one image, which fall with the price, and how many such images there are.
         room_ns: nanoseconds there are.
+        guess: where to begin to look: prices change little from one decision to the next.
     """
-    fits = planned <= room_ns
-    place = int(fits.argmax())
-    return place if fits[place] else len(GRID) - 1
+
+    def fits(place: int) -> bool:
+        return sum([count * cost[place] for cost, count in planned]) <= room_ns
+
+    last, step = len(GRID) - 1, 1
+    if fits(guess):
+        high = guess
+        while high >= step and fits(high - step):
+            high, step = high - step, 2 * step
+        low = max(high - step + 1, 0)
+    else:
+        low = min(guess + 1, last)
+        while low + step <= last and not fits(low + step - 1):
+            low, step = low + step, 2 * step
+        high = min(low + step - 1, last)
+    return low + bisect_left(range(low, high), True, key=fits)

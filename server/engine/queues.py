@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-import numpy as np
-
 from server.engine.events import Job
 from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
-from server.engine.prices import Floats, Plans
+from server.engine.prices import Plans
 
 
 class Waiting:
@@ -153,26 +151,30 @@ class ModelQueue:
         late: list[Waiting] = []
         if self.unanswered and self.unanswered[0][0] < (limit := free_ns + guard_ns + self.first_ns):
             late = self.take_unanswered(bisect_left(self.unanswered, (limit,)))
-        limits = {stage: free_ns + guard_ns + self.latency.ns(stage, 1) for stage in self.ladder.usable}
-        past = [group for group in self.groups.values() if group.entries[0][0] < limits[group.shortest]]
+        start_ns = free_ns + guard_ns
+        longest_ns = start_ns + self.latency.ns(self.ladder.usable[-1], 1)
+        near = [group for group in self.groups.values() if group.entries[0][0] < longest_ns]
+        if not near:
+            return late, []
+        limits = {stage: start_ns + self.latency.ns(stage, 1) for stage in self.ladder.usable}
+        past = [group for group in near if group.entries[0][0] < limits[group.shortest]]
         spent: list[Waiting] = []
         for group in past:
             spent += self.take_answered(group, 0, bisect_left(group.entries, (limits[group.shortest],)))
         return late, spent
 
-    def planned_ns(self) -> Floats:
-        """Device time [prices] that all jobs here will take if each follows its plan."""
-        planned = self.plans.root_cost * len(self.unanswered)
-        places, counts = [], []
+    def planned(self, coming: float) -> tuple[list[tuple[list[float], float]], int]:
+        """Device time that all jobs here and `coming` new ones will take, each by its plan: (by price, how many) and
+        what does not depend on the price."""
+        plans = self.plans
+        planned = [(plans.root_cost, len(self.unanswered) + coming)]
+        fixed_ns = 0
         for group in self.groups.values():
             if group.place >= 0:
-                places.append(group.place)
-                counts.append(len(group.entries))
+                planned.append((plans.cost(group.place), len(group.entries)))
             else:
-                planned += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
-        if places:
-            planned += np.array(counts, np.float64) @ self.plans.cost[places]
-        return planned
+                fixed_ns += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
+        return planned, fixed_ns
 
     def secure_groups(self, skip: int = 0) -> list[tuple[int, int]]:
         """(first deadline less the tail, work) of each first-rung batch that is owed after the `skip` earliest."""

@@ -10,10 +10,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from itertools import accumulate
+from typing import NamedTuple
 
-import numpy as np
-
-from server.engine.prices import GRID, price_of
+from server.engine.events import Job
+from server.engine.prices import price_of
+from server.engine.queues import ModelQueue
 from server.engine.state import State, arrival_rate
 
 NEVER = 1 << 62
@@ -38,12 +39,26 @@ def secure_start(state: State, model: str = "", skip: int = 0) -> int:
             batches += queue.secure_groups(skip if name == model else 0)
     if len(state.models) > 1:
         batches.sort()
+    if not batches:
+        return NEVER
     start = NEVER
-    guard_ns = state.config.guard_ns
     for deadline_ns, ns in reversed(batches):
-        latest_ns = deadline_ns - guard_ns
-        start = min(start, latest_ns) - ns
-    return start
+        start = (start if start < deadline_ns else deadline_ns) - ns
+    return start - state.config.guard_ns
+
+
+def admits(state: State, queue: ModelQueue, job: Job, free_at_ns: int) -> bool:
+    """Whether all unanswered jobs, of which `job` is one by now, can be answered if they begin then.
+
+    The new one makes a schedule for the others at most so much later as its own first rung takes in a launch of its
+    own. So what was found to be secure before settles most arrivals, and the queue is walked for few of them.
+    """
+    latest_ns = job.deadline_ns - queue.latency.tail_ns - state.config.guard_ns
+    start_ns = min(state.secure_ns, latest_ns) - queue.first_work_ns
+    if start_ns < free_at_ns:
+        start_ns = secure_start(state)
+    state.secure_ns = start_ns
+    return start_ns >= free_at_ns or all_in_time(state, free_at_ns)
 
 
 def all_in_time(state: State, start_ns: int) -> bool:
@@ -73,12 +88,6 @@ def all_in_time(state: State, start_ns: int) -> bool:
     return False
 
 
-def crowding(state: State, now_ns: int) -> float:
-    """By how much a launch is too long for what waits: who comes meanwhile with a tighter deadline goes before it."""
-    rates = [(arrival_rate(q, now_ns), q.first_share_ns) for q in state.models.values() if q.usable]
-    return 1.0 + sum(rate * share_ns for rate, share_ns in rates)
-
-
 def backlog_ns(state: State) -> int:
     """Device time of the first rungs that are still owed."""
     return sum(ns for queue in state.models.values() if queue.usable for _, ns in queue.secure_groups())
@@ -94,30 +103,25 @@ def gathers_until(state: State, now_ns: int) -> int:
         count = min(len(queue.unanswered), queue.max_batch)
         if queue.latency.efficiency(queue.ladder.first, count) >= state.config.efficient:
             return now_ns
-    if not waiting or not state.sorted_budgets:
-        return now_ns
-    return secure_start(state) - state.sorted_budgets[len(state.sorted_budgets) // 2] // 2
+    return secure_start(state) - typical_budget_ns(state) // 2 if waiting else now_ns
 
 
-def longest_batch_ns(state: State, now_ns: int) -> float:
-    """How long a launch of several images may be: those who arrive meanwhile must have time for a deep rung too.
+class Traffic(NamedTuple):
+    """What arrives, as it is at the time of one decision.
 
-    Those who arrive during L nanoseconds need L·load of the device for their first rungs, so L + L·load must leave half
-    of a typical budget.
+    Attributes:
+        rate: jobs per nanosecond.
+        load: share of the device's time that their first rungs take, in good batches.
+        first_ns: what may be promised for the slowest first rung of one image.
     """
-    if not state.sorted_budgets:
-        return math.inf
-    load = sum(arrival_rate(q, now_ns) * q.first_share_ns for q in state.models.values() if q.usable)
-    typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
-    return 0.5 * (typical_ns - state.config.guard_ns) / (1.0 + load)
+
+    rate: float
+    load: float
+    first_ns: int
 
 
-def blocked(state: State, now_ns: int) -> Callable[[int], float]:
-    """How many of those who will arrive during a launch are expected to miss their deadlines by it, by its length.
-
-    Nothing can interrupt a launch. Whoever arrives when it still has r nanoseconds to go gets his first rung after r,
-    and after the first rungs of the others who came meanwhile. Budgets are drawn from the recent ones.
-    """
+def traffic(state: State, now_ns: int) -> Traffic:
+    """Of all models together."""
     rate = load = 0.0
     first_ns = 0
     for queue in state.models.values():
@@ -126,14 +130,41 @@ def blocked(state: State, now_ns: int) -> Callable[[int], float]:
             rate += own_rate
             load += own_rate * queue.first_share_ns
             first_ns = max(first_ns, queue.first_ns)
+    return Traffic(rate, load, first_ns)
+
+
+def typical_budget_ns(state: State) -> int:
+    """The median of the recent ones; 0 before any."""
     budgets = state.sorted_budgets
-    each = rate / max(len(budgets), 1)
-    least_ns = first_ns + state.config.guard_ns
+    return budgets[len(budgets) // 2] if budgets else 0
+
+
+def longest_batch_ns(state: State, load: float) -> float:
+    """How long a launch of several images may be: those who arrive meanwhile must have time for a deep rung too.
+
+    Those who arrive during L nanoseconds need L·load of the device for their first rungs, so L + L·load must leave half
+    of a typical budget.
+    """
+    typical_ns = typical_budget_ns(state)
+    return 0.5 * (typical_ns - state.config.guard_ns) / (1.0 + load) if typical_ns else math.inf
+
+
+def blocked(state: State, coming: Traffic) -> Callable[[int], float]:
+    """How many of those who will arrive during a launch are expected to miss their deadlines by it, by its length.
+
+    Nothing can interrupt a launch. Whoever arrives when it still has r nanoseconds to go gets his first rung after r,
+    and after the first rungs of the others who came meanwhile. Budgets are drawn from the recent ones.
+    """
+    budgets = state.sorted_budgets
+    each = coming.rate / max(len(budgets), 1)
+    longer = SPARE + coming.load
+    least_ns = coming.first_ns + state.config.guard_ns
+    tightest_ns = budgets[0] if budgets else NEVER
     sums: list[int] = []  # of the lowest budgets; made when one is met that is low enough
 
     def expected(length_ns: int) -> float:
-        until_ns = length_ns * (SPARE + load) + least_ns
-        if not budgets or budgets[0] >= until_ns:
+        until_ns = length_ns * longer + least_ns
+        if tightest_ns >= until_ns:
             return 0.0
         if not sums:
             sums.extend(accumulate(budgets, initial=0))
@@ -150,16 +181,18 @@ def price_place(state: State, now_ns: int) -> int:
     It is the lowest at which all that is here and all that will probably come within a typical budget fits into that
     budget, each image following the plan that the price makes best for it.
     """
-    if not state.sorted_budgets:
+    typical_ns = typical_budget_ns(state)
+    if not typical_ns:
         return 0
-    typical_ns = state.sorted_budgets[len(state.sorted_budgets) // 2]
     horizon_ns = min(typical_ns * state.config.horizon, LONGEST_HORIZON_NS)
-    planned = np.zeros(len(GRID))
+    planned = []
+    room_ns = horizon_ns * state.config.fill
     for queue in state.models.values():
         if queue.usable:
-            planned += queue.planned_ns()
-            planned += queue.plans.root_cost * (arrival_rate(queue, now_ns) * horizon_ns)
-    return price_of(planned, horizon_ns * state.config.fill)
+            images, fixed_ns = queue.planned(arrival_rate(queue, now_ns) * horizon_ns)
+            planned += images
+            room_ns -= fixed_ns
+    return price_of(planned, room_ns, state.price_place)
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:
