@@ -15,11 +15,11 @@ from operator import itemgetter
 
 from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import Traffic, blocked, longest_batch_ns, secure_start, traffic, typical_budget_ns
+from server.engine.room import NEVER, blocked, longest_batch_ns, secure_start, traffic, typical_budget_ns
 from server.engine.state import State, arrival_rate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A launch that could be made: expected right answers, who would be in it, and its time.
 
@@ -141,7 +141,7 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
 def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int) -> list[Candidate]:
     """Launches that are worth their time at this price to those in them."""
     floor = queue.plans.floor
-    place = max(place, floor)
+    place = min(max(place, floor), queue.plans.ceiling)
     worths = queue.plans.at(place)
     seats = _answered_seats(state, queue, room.now_ns, worths)
     if not queue.unanswered:
@@ -280,22 +280,25 @@ def _launches(
 ) -> list[Candidate]:
     """Launches for those who wait for a seat; what is far from being worth `best` a nanosecond may be left out."""
     found: list[Candidate] = []
-    for stage, wanted in seats.items():
-        if not wanted or _promises(queue, stage, wanted) < best * POOR:
-            continue
+    promising = [(_promises(queue, stage, wanted), stage) for stage, wanted in seats.items() if wanted]
+    promising.sort(reverse=True)
+    for promise, stage in promising:
+        if promise < best * POOR:
+            break
+        wanted = seats[stage]
         joined = any(seat[1] is None for seat in wanted)
         if joined or queue.latency.work_ns(stage, 1) * room.crowding <= room.secure_ns:
-            wanted.sort(key=itemgetter(0), reverse=True)
             of_stage = _launches_of(state, name, queue, room, stage, wanted, joined=joined)
-            best = max(best, max(map(_per_time, of_stage), default=0.0))
+            best = max([best, *map(_per_time, of_stage)])
             found += of_stage
     return found
 
 
 def _promises(queue: ModelQueue, stage: int, seats: Seats) -> float:
-    """At most so much a nanosecond: everybody gains as much as the neediest, and the batch is as large as can be."""
+    """At most so much a nanosecond: the neediest are in it, in the largest batch that there can be. Sorts the seats."""
+    seats.sort(key=itemgetter(0), reverse=True)
     count = min(sum([seat[3] - seat[2] for seat in seats]), queue.max_batch)
-    return max([seat[0] for seat in seats]) * count / queue.latency.work_ns(stage, count)
+    return seats[0][0] * count / queue.latency.work_ns(stage, count)
 
 
 def _launches_of(
@@ -309,11 +312,12 @@ def _launches_of(
     best = 0.0
     latency, most = queue.latency, seats[0][0]
     accuracy = queue.ladder.accuracy(1 << queue.ladder.first)
+    tail_ns, longest_ns = latency.tail_ns, room.longest_ns
+    latest_ns = NEVER if joined else room.secure_ns / room.crowding
     for count in _batches(queue, sum([seat[3] - seat[2] for seat in seats])):
-        ns, work_ns = latency.ns(stage, count), latency.work_ns(stage, count)
-        if count > 1 and ns > room.longest_ns:
-            continue
-        if not joined and work_ns * room.crowding > room.secure_ns:
+        work_ns = latency.work_ns(stage, count)
+        ns = work_ns + tail_ns
+        if work_ns > latest_ns or (ns > longest_ns and count > 1):
             continue
         lost = accuracy * room.blocked(work_ns)
         if lost >= count * most:
@@ -324,7 +328,8 @@ def _launches_of(
         if not taken:
             continue
         if taken < count:
-            ns, work_ns = latency.ns(stage, taken), latency.work_ns(stage, taken)
+            work_ns = latency.work_ns(stage, taken)
+            ns = work_ns + tail_ns
             lost = accuracy * room.blocked(work_ns)
         gain -= lost
         if gain <= 0 or gain < best * state.config.nearly_as_good * work_ns:
@@ -378,13 +383,11 @@ def _neediest(
     return gain, tuple(members), beginners, count - missing
 
 
-def _batches(queue: ModelQueue, available: int) -> Iterator[int]:
+def _batches(queue: ModelQueue, available: int) -> list[int]:
     """Batch sizes worth considering, the largest first: all there are if they fit, and the profiled ones below."""
-    if 0 < available <= queue.max_batch:
-        yield available
-    for size in reversed(queue.latency.buckets):
-        if size < available:
-            yield size
+    buckets = queue.latency.buckets
+    below = buckets[bisect_left(buckets, available) - 1 :: -1] if available > buckets[0] else []
+    return [available, *below] if 0 < available <= queue.max_batch else below
 
 
 def _per_time(candidate: Candidate) -> float:

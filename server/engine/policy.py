@@ -90,18 +90,18 @@ def step(
     match event:
         case Arrived(job):
             return state, _arrived(state, job, now_ns)
+        case Tick():
+            return state, _decide(state, now_ns, explain)
+        case LaunchDone():
+            return state, _launch_done(state, event, now_ns)
         case Cancelled(key):
             _forget(state, key)
             return state, []
-        case LaunchDone():
-            return state, _launch_done(state, event, now_ns)
         case LaunchFailed(launch):
             return state, _launch_failed(state, launch)
         case Pressed(on):
             state.pressed = on
             return state, []
-        case Tick():
-            return state, _decide(state, now_ns, explain)
 
 
 # Arrivals and ends of launches
@@ -174,10 +174,7 @@ def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidenc
 
 def _fits_any(queue: ModelQueue, gains: Gains, room_ns: int) -> bool:
     room_ns -= queue.latency.tail_ns
-    for stage, _ in gains:  # the first usually does
-        if queue.latency.work_ns(stage, 1) <= room_ns:
-            return True
-    return False
+    return any(queue.latency.work_ns(stage, 1) <= room_ns for stage, _ in gains)
 
 
 def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:

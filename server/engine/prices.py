@@ -95,7 +95,7 @@ class Plans:
 
     Attributes:
         root_cost: by price, nanoseconds that a new image will take, all its rungs together.
-        floor: the place in GRID of the least price.
+        floor, ceiling: the places in GRID of the least price and of the highest: that of first rungs.
     """
 
     def __init__(self, ladder: Ladder, latency: LatencyTable) -> None:
@@ -198,6 +198,10 @@ class Plans:
         self._solve_root(made, costs)
         total = sum(costs.values())
         self.floor = int(np.searchsorted(GRID, LEAST_WORTH / total)) if total else 0
+        # At a higher price no image is worth even its first rung, and what spares a first rung would seem a bargain.
+        first = min(costs, default=0)
+        most = self._ladder.accuracy(1 << first) / costs[first] if costs else 0.0
+        self.ceiling = max(int(np.searchsorted(GRID, most, "right")) - 1, self.floor)
         self._tables = made
         self.root_cost = made.root_cost.tolist()
         self._at.clear()

@@ -176,23 +176,19 @@ class ModelQueue:
                 fixed_ns += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
         return planned, fixed_ns
 
-    def secure_groups(self, skip: int = 0) -> list[tuple[int, int]]:
-        """(first deadline less the tail, work) of each first-rung batch that is owed after the `skip` earliest."""
-        entries = self.unanswered
-        count = len(entries) - skip
+    def owed(self, skip: int = 0) -> tuple[list[int], int, int]:
+        """The first-rung batches that are owed after the `skip` earliest: when each must be done, which is its first
+        deadline less the tail, the work of each, and that of the last."""
+        count = len(self.unanswered) - skip
         if count <= 0:
-            return []
-        # Coarser where the queue is long: at most 32 groups keep a decision cheap, and cost 1/32 of the
+            return [], 0, 0
+        # Coarser where the queue is long: at most 32 batches keep a decision cheap, and cost 1/32 of the
         # budgets' room.
         size = min(max(self.secure_batch, -(-count // 32)), self.max_batch)
-        first = self.ladder.first
+        first, tail_ns = self.ladder.first, self.latency.tail_ns
         full_ns = self.latency.work_ns(first, size)
-        tail_ns = self.latency.tail_ns
-        groups = [(entries[place][0] - tail_ns, full_ns) for place in range(skip, len(entries), size)]
-        rest = count % size
-        if rest:
-            groups[-1] = (groups[-1][0], self.latency.work_ns(first, rest))
-        return groups
+        rest_ns = self.latency.work_ns(first, rest) if (rest := count % size) else full_ns
+        return [entry[0] - tail_ns for entry in self.unanswered[skip::size]], full_ns, rest_ns
 
     def _secure_batch(self) -> int:
         return self.latency.best_batch(self.ladder.first) if self.usable else 1

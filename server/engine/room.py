@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -33,18 +33,23 @@ def secure_start(state: State, model: str = "", skip: int = 0) -> int:
 
     `skip` leaves out the earliest jobs of `model`: those that the candidate under consideration would serve.
     """
-    batches: list[tuple[int, int]] = []
-    for name, queue in state.models.items():
-        if queue.usable and queue.unanswered:
-            batches += queue.secure_groups(skip if name == model else 0)
-    if len(state.models) > 1:
-        batches.sort()
-    if not batches:
-        return NEVER
+    owed = [queue.owed(skip if name == model else 0) for name, queue in state.models.items() if queue.usable]
     start = NEVER
-    for deadline_ns, ns in reversed(batches):
-        start = (start if start < deadline_ns else deadline_ns) - ns
-    return start - state.config.guard_ns
+    if len(owed) == 1:
+        ((latest, each_ns, ns),) = owed
+        for latest_ns in reversed(latest):
+            start = min(start, latest_ns) - ns
+            ns = each_ns
+    else:
+        for latest_ns, ns in sorted((pair for one in owed for pair in _batches(*one)), reverse=True):
+            start = min(start, latest_ns) - ns
+    return start if start == NEVER else start - state.config.guard_ns
+
+
+def _batches(latest: list[int], each_ns: int, last_ns: int) -> Iterator[tuple[int, int]]:
+    """(When it must be done, its work) of each batch."""
+    for place, latest_ns in enumerate(latest, 1):
+        yield latest_ns, each_ns if place < len(latest) else last_ns
 
 
 def admits(state: State, queue: ModelQueue, job: Job, free_at_ns: int) -> bool:
@@ -90,7 +95,8 @@ def all_in_time(state: State, start_ns: int) -> bool:
 
 def backlog_ns(state: State) -> int:
     """Device time of the first rungs that are still owed."""
-    return sum(ns for queue in state.models.values() if queue.usable for _, ns in queue.secure_groups())
+    owed = [queue.owed() for queue in state.models.values() if queue.usable]
+    return sum(max(len(latest) - 1, 0) * each_ns + last_ns for latest, each_ns, last_ns in owed)
 
 
 def gathers_until(state: State, now_ns: int) -> int:

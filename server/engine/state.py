@@ -62,7 +62,9 @@ class State:
     budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first
     pressed: bool = False
     sorted_budgets: list[int] = field(default_factory=list)
-    secure_ns: int = 0  # a time before which the device need not turn to the unanswered; 0 where none is known
+    secure_ns: int = (
+        0  # a time before which the device need not turn to the unanswered; 0 where none is known
+    )
     price_place: int = 0  # in prices.GRID, of the last decision
 
 
