@@ -258,7 +258,9 @@ def test_beyond_what_first_rungs_can_carry_nobody_begins_with_a_deeper_one():
     """Launches of 2 ms carry 16,000 a second, 20,000 come: a rung of 5 ms that spares a first one is no bargain."""
     table = flat_table((2.0, 5.0, 9.0))
     device = under_load(table, seconds=0.5, gap_ms=0.05)
-    answered = sum(device.answered_at.get(key, 1 << 62) <= job.deadline_ns for key, job in device.jobs.items())
+    answered = sum(
+        device.answered_at.get(key, 1 << 62) <= job.deadline_ns for key, job in device.jobs.items()
+    )
     assert answered >= 0.75 * len(device.jobs)
     late = [launch for at, launch in device.launches if 200 * MS < at < 500 * MS]
     assert sum(launch.stage > 0 for launch in late) <= 0.1 * len(late)
