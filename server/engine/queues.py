@@ -143,7 +143,9 @@ class ModelQueue:
         taken = [entry[2] for entry in group.entries[start:end]]
         del group.entries[start:end]
         for waiting in taken:
-            self._leave(waiting)
+            waiting.group = None
+        if not group.entries:
+            self.groups.pop(group.key, None)
         return taken
 
     def take_hopeless(self, free_ns: int, guard_ns: int) -> tuple[list[Waiting], list[Waiting]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from typing import NamedTuple
 
 from server.engine.events import Job
@@ -166,16 +165,13 @@ def blocked(state: State, coming: Traffic) -> Callable[[int], float]:
     longer = SPARE + coming.load
     least_ns = coming.first_ns + state.config.guard_ns
     tightest_ns = budgets[0] if budgets else NEVER
-    sums: list[int] = []  # of the lowest budgets; made when one is met that is low enough
 
     def expected(length_ns: int) -> float:
         until_ns = length_ns * longer + least_ns
         if tightest_ns >= until_ns:
             return 0.0
-        if not sums:
-            sums.extend(accumulate(budgets, initial=0))
         some, all_of_it = bisect_left(budgets, until_ns), bisect_left(budgets, until_ns - length_ns)
-        partly = (some - all_of_it) * until_ns - (sums[some] - sums[all_of_it])
+        partly = (some - all_of_it) * until_ns - sum(budgets[all_of_it:some])
         return (all_of_it * length_ns + partly) * each
 
     return expected
