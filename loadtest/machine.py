@@ -13,7 +13,6 @@ _PACKAGES = (
     "uvicorn",
     "uvloop",
     "httptools",
-    "pyzmq",
     "onnxruntime",
     "openvino",
     "torch",

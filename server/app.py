@@ -12,7 +12,6 @@ import contextlib
 import gc
 import logging
 import math
-import os
 import resource
 import signal
 import socket
@@ -73,10 +72,9 @@ class FrontEnd:
     Args:
         context: what the supervisor told.
         registry: of metrics.
-        identity: on the engine's socket; unique to this process's life.
     """
 
-    def __init__(self, context: ChildContext, registry: CollectorRegistry, identity: bytes) -> None:
+    def __init__(self, context: ChildContext, registry: CollectorRegistry) -> None:
         settings = context.settings
         clock = time.monotonic_ns
         self.context = context
@@ -87,7 +85,7 @@ class FrontEnd:
         self.lag = Lag(int(settings.answer_guard_ms * 1e6))
         self.catalog = Catalog(Repository(settings.models_dir), settings.default_model)
         self.deadlines = Deadlines(clock)
-        self.link = Link(context.engine_endpoint, identity, self.view, clock)
+        self.link = Link(context.engine_socket, self.view, clock)
         self.jobs = Jobs(self.view, self.deadlines, self.link.send, clock)
         self.throttle = Throttle()
         self.door = Door(
@@ -317,8 +315,7 @@ def main() -> None:
     logs.configure(context.settings.log_level, "frontend")
     _tune_process()
     count_without_asking()
-    identity = f"frontend-{os.getpid()}-{time.time_ns()}".encode()
-    front = FrontEnd(context, CollectorRegistry(), identity)
+    front = FrontEnd(context, CollectorRegistry())
     with (
         socket.socket(fileno=context.listen_fd) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

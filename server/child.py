@@ -62,9 +62,9 @@ class ChildContext:
         return self.runtime_dir / "engine.pulse"
 
     @property
-    def engine_endpoint(self) -> str:
-        """ZMQ endpoint that the engine binds and front ends connect to."""
-        return f"ipc://{self.runtime_dir / 'engine.sock'}"
+    def engine_socket(self) -> Path:
+        """Unix socket that the engine listens at and front ends connect to."""
+        return self.runtime_dir / "engine.sock"
 
     def encode(self) -> str:
         """The value of ANYTIME_CHILD that `decode` reads back."""

@@ -1,18 +1,17 @@
 """A front end's end of the link to the engine: messages of one loop turn leave together, and death is noticed.
 
-Knows the ZMQ socket, its monitor and epochs; must not know what jobs mean: it tells a listener. Nothing blocks and no
-task runs: the sockets' descriptors are readers of the event loop.
+Knows the channel and epochs; must not know what jobs mean: it tells a listener. Nothing blocks and no task runs: the
+channel's descriptor is watched by the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Protocol
 
-import zmq
-from zmq.utils.monitor import parse_monitor_message
-
+from server.channel import Channel, Closed
 from server.deadlines import Clock
 from server.engine_view import EngineView
 from server.messages import (
@@ -29,8 +28,6 @@ from server.messages import (
 
 log = logging.getLogger(__name__)
 
-_SEND_HIGH_WATER = 256
-_RECONNECT_MS, _RECONNECT_MAX_MS = 20, 200
 _HELLO_EVERY_NS = 1_000_000_000
 _HELLO_UNANSWERED_NS = 100_000_000
 
@@ -55,16 +52,10 @@ class Listener(Protocol):
 
 
 class Link:
-    """The connection of one front end. `identity` must never be used by another life of a front end."""
+    """The connection of one front end to the engine that listens at `path`, whichever life of it that is."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        identity: bytes,
-        view: EngineView,
-        clock: Clock,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, view: EngineView, clock: Clock) -> None:
+        self._path = path
         self._view = view
         self._clock = clock
         self._listener: Listener | None = None
@@ -72,44 +63,28 @@ class Link:
         self._flush_planned = False
         self._hello_ns = 0
         self._state = "ready"
-        self._dead_epoch = 0
-        self._context = context or zmq.Context.instance()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, identity)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for an engine that is not there
-        self._socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER)
-        self._socket.setsockopt(zmq.RCVHWM, 0)  # else the engine's ROUTER would drop; jobs bound what comes
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
-        self._endpoint = endpoint
+        self._channel: Channel | None = None
+        self._watching_writes = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a process at the other end."""
+        return self._channel is not None
 
     def open(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
-        """Connects, now and again whenever the engine comes back."""
+        """Connects, now or as soon as there is an engine, and again whenever it comes back."""
         self._loop = loop
         self._listener = listener
-        loop.add_reader(_descriptor(self._socket), self._readable)
-        loop.add_reader(_descriptor(self._monitor), self._watch)
-        self._socket.connect(self._endpoint)
-        # The descriptors signal edges: look once at what came before they were watched.
-        loop.call_soon(self._readable)
-        loop.call_soon(self._watch)
+        self._connect()
 
     def close(self) -> None:
         """Sends what is planned and disconnects."""
         if self._loop is None:
             return
         self._flush()
-        self._loop.remove_reader(_descriptor(self._socket))
-        self._loop.remove_reader(_descriptor(self._monitor))
+        self._disconnect(linger_s=0.1)
         self._loop = None
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._socket.close(linger=100)
 
     def send(self, message: Message) -> None:
         """Sends at the end of this turn of the loop, with all else of the turn."""
@@ -119,15 +94,14 @@ class Link:
             self._loop.call_soon(self._flush)
 
     def tick(self) -> None:
-        """Called every few tens of milliseconds: introduces this front end, tries again to send what is left."""
+        """Called every few tens of milliseconds: looks for an engine, introduces this front end."""
+        if self._channel is None:
+            self._connect()
+            return
         now = self._clock()
         interval = _HELLO_EVERY_NS if self._view.epoch else _HELLO_UNANSWERED_NS
         if now - self._hello_ns >= interval:
             self._say_hello(now)
-        if self._outbox:
-            self._flush()
-        self._readable()
-        self._watch()
 
     def press(self, pressed: bool) -> None:
         """Tells the engine whether this front end refuses for want of processor time."""
@@ -136,31 +110,79 @@ class Link:
             self._state = state
             self._say_hello(self._clock())
 
+    def _connect(self) -> None:
+        assert self._loop is not None
+        try:
+            self._channel = Channel.connect(self._path)
+        except OSError:  # nobody there; the next tick tries again
+            return
+        self._loop.add_reader(self._channel.fileno(), self._readable)
+        self._say_hello(self._clock())
+
+    def _disconnect(self, linger_s: float = 0.0) -> None:
+        if self._channel is None:
+            return
+        assert self._loop is not None
+        self._loop.remove_reader(self._channel.fileno())
+        self._watch_writes(self._channel, wanted=False)
+        self._channel.close(linger_s)
+        self._channel = None
+
     def _say_hello(self, now: int) -> None:
         self._hello_ns = now
-        hello = encode(self._view.epoch, [Heartbeat(self._state)])
-        try:
-            self._socket.send(hello, zmq.NOBLOCK)
-        except zmq.Again:  # nobody there; the next tick tries again
-            return
+        self._write([Heartbeat(self._state)])
 
     def _flush(self) -> None:
         self._flush_planned = False
         if not self._outbox or self._view.epoch == 0:
             self._outbox.clear()  # meant for an engine that is gone
             return
-        try:
-            self._socket.send(encode(self._view.epoch, self._outbox), zmq.NOBLOCK)
-        except zmq.Again:  # as much under way as is allowed: the next tick tries again
+        if self._channel is not None and self._channel.unsent:
+            return  # the engine does not read as fast as is written: the rest leaves when it does
+        messages, self._outbox = self._outbox, []
+        self._write(messages)
+
+    def _write(self, messages: list[Message]) -> None:
+        channel = self._channel
+        if channel is None:
             return
-        self._outbox = []
-        # Sending may swallow the edge that tells of something to read.
-        self._readable()
+        try:
+            channel.send(encode(self._view.epoch, messages))
+        except Closed:
+            return  # there may still be something to hear; after it the reader will find that it is gone
+        if channel.unsent:
+            self._watch_writes(channel, wanted=True)
+
+    def _writable(self) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            channel.flush()
+        except Closed:
+            self._watch_writes(channel, wanted=False)
+            return
+        if not channel.unsent:
+            self._watch_writes(channel, wanted=False)
+            self._flush()
+
+    def _watch_writes(self, channel: Channel, *, wanted: bool) -> None:
+        assert self._loop is not None
+        if wanted and not self._watching_writes:
+            self._loop.add_writer(channel.fileno(), self._writable)
+        elif not wanted and self._watching_writes:
+            self._loop.remove_writer(channel.fileno())
+        self._watching_writes = wanted
 
     def _readable(self) -> None:
-        socket = self._socket
-        while self._loop is not None and _has_message(socket):
-            data = socket.recv(zmq.NOBLOCK)
+        if self._channel is None:
+            return
+        try:
+            received = self._channel.receive()
+        except Closed:
+            self._lose()
+            return
+        for data in received:
             try:
                 envelope = decode(data)
             except ProtocolError as error:
@@ -170,31 +192,18 @@ class Link:
                 continue
             self._take(envelope)
 
-    def _watch(self) -> None:
-        monitor = self._monitor
-        while self._loop is not None and _has_message(monitor):
-            event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._say_hello(self._clock())
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._readable()  # what it said before it died still counts
-                self._lose()
-
     def _lose(self) -> None:
+        """The engine has closed its end, which the kernel does for one that dies; what it said before was heard."""
+        self._disconnect()
         if self._view.epoch == 0:
             return
         log.warning("lost the engine", extra={"epoch": self._view.epoch, "engine_pid": self._view.pid})
-        self._dead_epoch = self._view.epoch
         self._view.lost(self._clock())
         self._outbox.clear()
         assert self._listener is not None
         self._listener.engine_lost()
 
     def _take(self, envelope: Envelope) -> None:
-        if envelope.epoch == self._dead_epoch:
-            return
-        if envelope.epoch != self._view.epoch:
-            self._lose()
         self._view.heard(envelope.epoch, self._clock())
         for message in envelope.messages:
             self._dispatch(message)
@@ -219,11 +228,3 @@ class Link:
         if became_ready:
             log.info("the engine is ready", extra={"epoch": self._view.epoch, "engine_pid": self._view.pid})
             listener.engine_ready()
-
-
-def _descriptor(socket: zmq.Socket[bytes]) -> int:
-    return int(socket.getsockopt(zmq.FD))
-
-
-def _has_message(socket: zmq.Socket[bytes]) -> bool:
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

@@ -5,19 +5,20 @@ its arrival on this clock; what it means is read after the run (rows.py). One th
 client.py, and for the same reasons.
 """
 
+import contextlib
 import itertools
-import os
 import select
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import zmq
 from numpy.typing import NDArray
 
 from loadtest.client import no_garbage_collection
 from loadtest.records import NEVER
 from loadtest.timer import AbsoluteTimer
+from server.channel import Channel, Closed
 from server.messages import Credit, Done, Heartbeat, Job, Message, Refinement, decode, encode
 
 TOP_K = 1
@@ -67,18 +68,12 @@ class Heard:
 class Replayer:
     """One connection to one engine. Close it."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, b"replay-%d-%d" % (os.getpid(), next(_NAMES)))
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(endpoint)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._channel: Channel | None = None
         self._timer = AbsoluteTimer()
         self._epoll = select.epoll()
         self._epoll.register(self._timer.fd, _READ)
-        self._epoll.register(int(self._socket.getsockopt(zmq.FD)), _READ)
         self._epoch = 0
         self.latencies_ns: dict[str, dict[str, dict[int, int]]] = {}
 
@@ -86,8 +81,8 @@ class Replayer:
         """Disconnects."""
         self._epoll.close()
         self._timer.close()
-        self._socket.close(linger=0)
-        self._context.term()
+        if self._channel is not None:
+            self._channel.close()
 
     def greet(self, model: str, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Waits until the engine serves `model` and gives credit.
@@ -102,9 +97,8 @@ class Replayer:
                 raise EngineSilent(f"not ready after {timeout_s:.0f} s: {state}: {detail}")
             if now >= hello:
                 hello = now + 0.1
-                self._socket.send(encode(self._epoch, [Heartbeat("ready")]))
-            if not self._socket.poll(50):
-                continue
+                self._send([Heartbeat("ready")])
+            self._epoll.poll(0.05)
             for message in self._receive():
                 if isinstance(message, Heartbeat):
                     state, detail = message.state, message.detail
@@ -149,7 +143,7 @@ class Replayer:
                 jobs.append(Job(first + place, plan.model, deadlines[place], 1.0, TOP_K, False, pixels))
                 place += 1
             if jobs:
-                self._socket.send(encode(self._epoch, jobs))
+                self._send(jobs)
                 sent[begun:place] = [time.monotonic_ns()] * (place - begun)
             unfinished -= self._hear(first, messages)
             if time.monotonic_ns() >= patience:
@@ -159,31 +153,53 @@ class Replayer:
     def _hear(self, first: int, messages: list[tuple[int, Refinement | Done]]) -> int:
         """Keeps what is here; returns how many jobs have ended with it."""
         ended = 0
-        while self._waiting():
-            received = self._receive()
-            now = time.monotonic_ns()
-            for message in received:
-                if isinstance(message, (Refinement, Done)) and message.number >= first:
-                    messages.append((now, message))
-                    ended += isinstance(message, Done) or message.final is not None
+        received = self._receive()
+        now = time.monotonic_ns()
+        for message in received:
+            if isinstance(message, (Refinement, Done)) and message.number >= first:
+                messages.append((now, message))
+                ended += isinstance(message, Done) or message.final is not None
         return ended
 
     def _wait(self, until_ns: int) -> None:
-        # The socket's descriptor tells of changes only: look before waiting for one.
-        if self._waiting() or time.monotonic_ns() >= until_ns:
+        if time.monotonic_ns() >= until_ns:
             return
         self._timer.set(until_ns)
         for fd, _ in self._epoll.poll():
             if fd == self._timer.fd:
                 self._timer.acknowledge()
 
-    def _waiting(self) -> bool:
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    def _connected(self) -> Channel | None:
+        if self._channel is None:
+            try:
+                self._channel = Channel.connect(self._path)
+            except OSError:  # it does not listen yet
+                return None
+            self._epoll.register(self._channel.fileno(), _READ)
+        return self._channel
+
+    def _send(self, messages: list[Message]) -> None:
+        channel = self._connected()
+        if channel is None:
+            return
+        with contextlib.suppress(Closed):  # `_receive` will say so
+            channel.send(encode(self._epoch, messages))
 
     def _receive(self) -> list[Message]:
-        envelope = decode(self._socket.recv(zmq.NOBLOCK))
-        self._epoch = envelope.epoch
-        return envelope.messages
+        channel = self._connected()
+        if channel is None:
+            return []
+        messages: list[Message] = []
+        try:
+            channel.flush()
+            received = channel.receive()
+        except Closed as error:
+            raise EngineSilent("the engine has ended") from error
+        for data in received:
+            envelope = decode(data)
+            self._epoch = envelope.epoch
+            messages += envelope.messages
+        return messages
 
     def _learn(self, message: Heartbeat) -> None:
         for served in message.models:

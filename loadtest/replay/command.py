@@ -125,7 +125,7 @@ def _replay(
     pixels = tuple(decode(payload, model.manifest.input).tobytes() for payload in images.payloads)
     metered = tuple(sorted({*engine_cpus, *([] if sender_cpu is None else [sender_cpu])}))
     with engine(settings, folder / "engine.log") as process:
-        replayer = Replayer(process.endpoint)
+        replayer = Replayer(process.socket)
         try:
             replayer.greet(model.key)
             return _Bench(replayer, model, images, pixels, sender_cpu, metered, folder).measure(options)

@@ -36,7 +36,7 @@ class EngineSettings:
 class RunningEngine:
     """The process; it may still be loading its models."""
 
-    endpoint: str
+    socket: Path
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def engine(settings: EngineSettings, log: Path) -> Iterator[RunningEngine]:
         )
         try:
             _pin(process.pid, settings.cpus)
-            yield RunningEngine(context.engine_endpoint)
+            yield RunningEngine(context.engine_socket)
         finally:
             _end(process)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import select
 from collections.abc import Callable
 
 import numpy as np
@@ -95,7 +94,6 @@ class Engine:
         self._jobs: dict[Key, JobRecord] = {}
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
-        self._readable = (front_ends.fileno(), device.fileno())
 
     def drain(self, until_ns: int) -> None:
         """Take no more jobs, end `run` when those that are here are done, or at that time."""
@@ -128,10 +126,7 @@ class Engine:
         until_ns = self._reports.next_due_ns(self._device.busy, now_ns)
         if self._wake_ns is not None:
             until_ns = min(until_ns, self._wake_ns)
-        # select() rather than poll(): it counts microseconds, and a loop that spins through the last part of a
-        # millisecond takes the core from the launch it waits for.
-        if not self._front_ends.waiting():
-            select.select(self._readable, (), (), max(0, until_ns - now_ns) / 1e9)
+        self._front_ends.wait(self._device.fileno(), max(0, until_ns - now_ns) / 1e9)
 
     def _drained(self) -> bool:
         if self._drain_until_ns is None:

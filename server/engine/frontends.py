@@ -1,24 +1,27 @@
-"""The engine's end of the links to the front ends: one ROUTER socket, an outbox per front end, who is there.
+"""The engine's end of the links to the front ends: a listening socket, and per front end a channel and an outbox.
 
-Knows sockets, identities and epochs; must not know what jobs mean. Nothing is dropped silently: a ROUTER would drop
-what it cannot deliver, so ROUTER_MANDATORY makes it say so. A front end that is gone is reported, one that does not
-read (its queue is full, and all in it is long late) loses the turn's messages, which is logged and counted.
+Knows channels and epochs; must not know what jobs mean. Nothing is dropped silently: a front end that is gone is
+reported, one that does not read (much is kept for it, all of it long late) loses the turn's messages, which is logged.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import select
+import socket
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq
-
+from server.channel import Channel, Closed
 from server.messages import Credit, Envelope, Message, ProtocolError, decode, encode
 
 logger = logging.getLogger(__name__)
 
-HIGH_WATER = 10_000
+HIGH_WATER = 16_000_000  # bytes that are kept for a front end that does not read
+_BACKLOG = 128
 
 
 @dataclass(slots=True)
@@ -26,7 +29,9 @@ class FrontEnd:
     """One front end.
 
     Attributes:
-        identity: its name on the socket; another life of it has another.
+        identity: a name for one connection; no other has had it.
+        channel: to it.
+        inbox: received and not yet decoded.
         outbox: what leaves at the end of this turn.
         jobs: how many of its jobs are in work.
         credit: the last that was sent, and when.
@@ -36,6 +41,8 @@ class FrontEnd:
     """
 
     identity: bytes
+    channel: Channel
+    inbox: deque[bytes] = field(default_factory=deque)
     outbox: list[Message] = field(default_factory=list)
     jobs: int = 0
     credit: Credit | None = None
@@ -46,80 +53,108 @@ class FrontEnd:
 
 
 class FrontEnds:
-    """All front ends that have spoken to this life of the engine.
+    """All front ends that are connected to this life of the engine.
 
     Args:
-        endpoint: ipc://…; a stale socket file of an earlier life is taken away.
+        path: of the socket; a stale file of an earlier life is taken away.
         epoch: of this life.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, epoch: int) -> None:
+    def __init__(self, path: Path, epoch: int) -> None:
         self.epoch = epoch
         self.known: dict[bytes, FrontEnd] = {}
-        if endpoint.startswith("ipc://"):
-            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a front end that reconnects takes its place again
-        self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
-        self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind(endpoint)
+        self._gone: list[FrontEnd] = []
+        self._ready: list[int | socket.socket | Channel] | None = None  # as `wait` has found it
+        self._names = itertools.count(1)
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._listener.bind(str(path))
+        self._listener.listen(_BACKLOG)
 
-    def fileno(self) -> int:
-        """Becomes readable when something may have come, once: ask `waiting` before waiting for it."""
-        return int(self.socket.getsockopt(zmq.FD))
-
-    def waiting(self) -> bool:
-        """Whether something is here to be received."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    def wait(self, other: int, seconds: float) -> None:
+        """Waits until something may be received or sent, the descriptor `other` is readable, or the time is over."""
+        if any(front_end.inbox for front_end in self.known.values()):
+            return
+        full = [each.channel for each in self.known.values() if each.channel.unsent]
+        # select() rather than poll(): it counts microseconds, and a loop that spins through the last part of a
+        # millisecond takes the core from the launch it waits for.
+        self._ready = select.select([other, *self._sources()], full, (), seconds)[0]
 
     def receive(self) -> Iterator[tuple[FrontEnd, Envelope]]:
-        """All envelopes that are here; never waits. Whoever sends is known from then on."""
-        while self.waiting():
-            frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            front_end = self.known.get(frames[0])
-            if front_end is None:
-                front_end = self.known[frames[0]] = FrontEnd(frames[0])
-                logger.info("front end connected", extra={"front_end": frames[0].hex()})
-            try:
-                yield front_end, decode(frames[-1])
-            except ProtocolError as error:
-                logger.warning("not a message", extra={"front_end": frames[0].hex(), "reason": str(error)})
+        """All envelopes that are here; never waits. Who stops listening gets the rest with the next call."""
+        ready = self._ready if self._ready is not None else select.select(self._sources(), (), (), 0)[0]
+        self._ready = None
+        if self._listener in ready:
+            self._accept()
+        for front_end in list(self.known.values()):
+            if not front_end.inbox and front_end.channel in ready:
+                self._read(front_end)
+            while front_end.inbox:
+                data = front_end.inbox.popleft()
+                try:
+                    envelope = decode(data)
+                except ProtocolError as error:
+                    fields = {"front_end": front_end.identity.decode(), "reason": str(error)}
+                    logger.warning("not a message", extra=fields)
+                    continue
+                yield front_end, envelope
 
     def flush(self) -> list[FrontEnd]:
-        """Send every outbox as one envelope each; returns the front ends that turn out to be gone."""
-        return [
-            front_end
-            for front_end in list(self.known.values())
-            if front_end.outbox and not self._send(front_end)
-        ]
+        """Send every outbox as one envelope each; returns the front ends that are gone since the last call."""
+        for front_end in list(self.known.values()):
+            if front_end.outbox or front_end.channel.unsent:
+                self._send(front_end)
+        gone, self._gone = self._gone, []
+        return gone
 
-    def close(self, linger_ms: int = 0) -> None:
-        """Close the socket; what is still under way gets that long."""
-        self.socket.close(linger=linger_ms)
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close all sockets; what is kept for each front end gets so long to leave."""
+        self._listener.close()
+        for front_end in self.known.values():
+            front_end.channel.close(linger_s)
 
-    def _send(self, front_end: FrontEnd) -> bool:
+    def _sources(self) -> list[socket.socket | Channel]:
+        return [self._listener, *[front_end.channel for front_end in self.known.values()]]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            name = b"%d" % next(self._names)
+            self.known[name] = FrontEnd(name, Channel(connection))
+            logger.info("front end connected", extra={"front_end": name.decode()})
+
+    def _read(self, front_end: FrontEnd) -> None:
+        try:
+            front_end.inbox.extend(front_end.channel.receive())
+        except Closed:
+            self._leave(front_end)
+
+    def _send(self, front_end: FrontEnd) -> None:
         messages, front_end.outbox = front_end.outbox, []
         try:
-            self.socket.send_multipart(
-                (front_end.identity, encode(self.epoch, messages)), zmq.NOBLOCK, copy=True
-            )
-        except zmq.Again:
-            self._count_loss(front_end, len(messages))
-            return True
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            del self.known[front_end.identity]
-            logger.info(
-                "front end gone", extra={"front_end": front_end.identity.hex(), "jobs": front_end.jobs}
-            )
-            return False
+            front_end.channel.flush()
+            if front_end.channel.unsent > HIGH_WATER:
+                self._count_loss(front_end, len(messages))
+                return
+            if messages:
+                front_end.channel.send(encode(self.epoch, messages))
+        except Closed:
+            self._leave(front_end)
+            return
         front_end.lost = 0
-        return True
+
+    def _leave(self, front_end: FrontEnd) -> None:
+        front_end.channel.close()
+        del self.known[front_end.identity]
+        self._gone.append(front_end)
+        logger.info(
+            "front end gone", extra={"front_end": front_end.identity.decode(), "jobs": front_end.jobs}
+        )
 
     def _count_loss(self, front_end: FrontEnd, messages: int) -> None:
         if not front_end.lost:
-            logger.error("front end does not read", extra={"front_end": front_end.identity.hex()})
+            logger.error("front end does not read", extra={"front_end": front_end.identity.decode()})
         front_end.lost += messages

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import zmq
 from prometheus_client import CollectorRegistry
 
 from server import logs
@@ -32,7 +31,7 @@ from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS_MS = 500
+LAST_WORDS_S = 0.5
 YIELDS = 1
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch."""
 
@@ -52,7 +51,7 @@ def main() -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal's Ctrl-C reaches everyone; the supervisor decides
     epoch = secrets.randbits(62) + 1
-    front_ends = FrontEnds(zmq.Context.instance(), context.engine_endpoint, epoch)
+    front_ends = FrontEnds(context.engine_socket, epoch)
     count_without_asking()
     counting = Counting(EngineMetrics(CollectorRegistry()))
     if context.ended:
@@ -81,12 +80,11 @@ def main() -> None:
         engine.run()
     except DeviceLost as error:  # only a new process can have it back; `auto` goes on without it if it cannot
         logger.critical("device lost, ending", extra={"reason": str(error)})
-        front_ends.close(linger_ms=0)
+        front_ends.close()
         sys.exit(DEVICE_LOST)
     front_ends.flush()
-    front_ends.close(linger_ms=LAST_WORDS_MS)
+    front_ends.close(LAST_WORDS_S)
     device.close()
-    zmq.Context.instance().term()
     logger.info("engine ended")
 
 

@@ -33,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]
 
 @pytest.fixture
 def replayer(running: RunningEngine) -> Iterator[Replayer]:
-    replayer = Replayer(running.endpoint)
+    replayer = Replayer(running.socket)
     yield replayer
     replayer.close()
 

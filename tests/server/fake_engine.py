@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq
-
+from server.channel import Channel, Closed
 from server.messages import (
     Cancel,
     Credit,
@@ -87,30 +89,45 @@ class FakeEngine:
         self._thread.join()
 
     def _serve(self) -> None:
-        with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-            router.setsockopt(zmq.LINGER, 0)
-            path = self.runtime_dir / "engine.sock"
-            path.unlink(missing_ok=True)
-            router.bind(f"ipc://{path}")
-            self._loop(router)
+        path = self.runtime_dir / "engine.sock"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            peers: dict[Channel, float] = {}
+            try:
+                self._loop(listener, peers)
+            finally:
+                for channel in peers:
+                    channel.close()
 
-    def _loop(self, router: zmq.Socket[bytes]) -> None:
-        peers: dict[bytes, float] = {}
-        planned: list[tuple[float, bytes, Message]] = []
+    def _loop(self, listener: socket.socket, peers: dict[Channel, float]) -> None:
+        planned: list[tuple[float, Channel, Message]] = []
         while not self._stop.is_set():
-            if router.poll(5):
-                identity, data = router.recv_multipart()
-                peers.setdefault(identity, 0.0)
-                for when, message in self._take(decode(data)):
-                    planned.append((when, identity, message))
+            for ready in select.select([listener, *peers], (), (), 0.005)[0]:
+                if ready is listener:
+                    peers[Channel(listener.accept()[0])] = 0.0
+                    continue
+                try:
+                    received = ready.receive()
+                except Closed:
+                    peers.pop(ready).close()
+                    continue
+                for data in received:
+                    planned += [(when, ready, message) for when, message in self._take(decode(data))]
             now = time.monotonic()
-            for identity, last in peers.items():
+            for channel, last in peers.items():
                 if self.beating and now - last > 0.05:
-                    peers[identity] = now
-                    router.send_multipart([identity, encode(self.epoch, self._report())])
+                    peers[channel] = now
+                    self._say(channel, self._report())
             for item in [item for item in planned if item[0] <= now]:
                 planned.remove(item)
-                router.send_multipart([item[1], encode(self.epoch, [item[2]])])
+                self._say(item[1], [item[2]])
+
+    def _say(self, channel: Channel, messages: list[Message]) -> None:
+        with contextlib.suppress(OSError):  # it has left
+            channel.flush()
+            channel.send(encode(self.epoch, messages))
 
     def _take(self, envelope: Envelope) -> list[tuple[float, Message]]:
         self.envelopes.append(envelope)

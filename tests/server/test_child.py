@@ -18,7 +18,7 @@ def test_the_context_survives_the_environment(monkeypatch: pytest.MonkeyPatch) -
         settings, Path("/run/x"), 42, Path("/run/x/p.json"), 7, "hung", ("m@1 full", "m@1 full")
     )
     assert ChildContext.decode(context.encode()) == context
-    assert context.engine_endpoint == "ipc:///run/x/engine.sock"
+    assert context.engine_socket == Path("/run/x/engine.sock")
 
 
 def test_an_engine_has_no_listening_socket() -> None:

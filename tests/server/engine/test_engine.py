@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 from prometheus_client import CollectorRegistry
 
 from server.engine.counting import Counting
@@ -52,9 +51,7 @@ class Bench:
         self, tmp_path: Path, stages: dict[int, Stage], cost_ms: float = 0.05, *, shares_cores: bool = False
     ) -> None:
         published = publish_tiny_model(tmp_path / "models")
-        self.context = zmq.Context()
-        endpoint = f"ipc://{tmp_path / 'e.sock'}"
-        self.front_ends = FrontEnds(self.context, endpoint, EPOCH)
+        self.front_ends = FrontEnds(tmp_path / "e.sock", EPOCH)
         self.registry = CollectorRegistry()
         counting = Counting(EngineMetrics(self.registry))
         self.reports = Reports(self.front_ends, 512, counting)
@@ -73,7 +70,7 @@ class Bench:
             shares_cores=shares_cores,
         )
         self.reports.serve({model.key: model}, "")
-        self.front_end = FrontEnd(self.context, endpoint)
+        self.front_end = FrontEnd(tmp_path / "e.sock")
         self.front_end.epoch = EPOCH
 
     def turn_until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
@@ -81,7 +78,7 @@ class Bench:
         while not condition():
             assert time.monotonic() < stop
             self.engine.turn()
-            while self.front_end.socket.poll(1):
+            while self.front_end.poll(0.001):
                 self.front_end.hear_one()
 
     def sample(self, name: str, **labels: str) -> float | None:
@@ -89,9 +86,8 @@ class Bench:
 
     def close(self) -> None:
         self.device.close()
-        self.front_end.socket.close(linger=0)
+        self.front_end.close()
         self.front_ends.close()
-        self.context.term()
 
 
 @pytest.fixture
@@ -213,7 +209,8 @@ def test_a_flood_of_messages_does_not_keep_launches_from_running(bench):
     for number in range(1, 3000):
         it.front_end.send(Cancel(10_000 + number), epoch=EPOCH)
     it.turn_until(lambda: stage.batches)
-    assert it.front_ends.socket.poll(0), "not all has been received when the first launch runs"
+    (front_end,) = it.front_ends.known.values()
+    assert front_end.inbox, "not all has been received when the first launch runs"
 
 
 def test_a_job_that_asks_is_told_every_decision_with_the_refinements_that_came_of_it(bench) -> None:

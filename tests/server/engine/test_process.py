@@ -141,8 +141,8 @@ def test_a_cancelled_job_is_dropped_before_its_launch(start_engine, front_end, t
 def test_bytes_that_are_no_message_do_no_harm(start_engine, front_end, tiny):
     start_engine()
     front_end.greet()
-    front_end.socket.send(b"\xff\x00 nonsense")
-    front_end.socket.send_multipart([b"", b"more", b""])
+    front_end.send_bytes(b"\xff\x00 nonsense")
+    front_end.send_bytes(b"")
     front_end.send(job(1))
     front_end.hear(lambda: 1 in front_end.ends)
     assert [r.stage for r in front_end.refinements[1]][:1] == [0]
@@ -270,7 +270,7 @@ def test_the_jobs_of_a_front_end_that_is_gone_are_dropped(start_engine, front_en
     other.greet()
     other.send(*[job(number, every_stage=True, budget_ms=30_000) for number in range(300)])
     other.hear(lambda: other.refinements)
-    other.socket.close(linger=0)
+    other.close()
     front_end.send(job(1))
     front_end.hear(lambda: 1 in front_end.ends)
     front_end.hear(lambda: "front end gone" in (tmp_path / "engine.log").read_text(), seconds=5)
