@@ -46,6 +46,7 @@ from server.metrics import FrontEndMetrics, count_without_asking, exposition
 from server.routes import envelope, health, models, openapi
 from server.routes.classify import Classify
 from server.routes.early import EarlyRefusal
+from server.routes.express import Express
 from server.routes.hot import HotRoute
 from server.routes.query import QueryParser
 from server.routes.request import Desk, RequestIds
@@ -124,13 +125,15 @@ class FrontEnd:
             max_files=settings.max_files,
             clock=self.clock,
         )
-        responders = (Classify(desk, self.tally), Stream(desk, self.tally))
+        classify = Classify(desk, self.tally)
+        responders = (classify, Stream(desk, self.tally))
         self.hot_routes = [responder.route for responder in responders]
         self.early = EarlyRefusal(desk, self.tally, self.hot_routes, access_log=settings.access_log)
         hot = {
             responder.route: HotRoute(desk, self.tally, responder, access_log=settings.access_log)
             for responder in responders
         }
+        self.express = Express(desk, hot[classify.route], classify)
         return envelope.Envelope(self.framework, hot, self.ids, self.tally)
 
     def _framework(self, settings: Settings, registry: CollectorRegistry) -> FastAPI:
@@ -189,7 +192,7 @@ class FrontEnd:
         arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock)
         config = uvicorn.Config(
             self.application,
-            http=protocol(self.doorman, arrivals, self.early),  # type: ignore[arg-type]
+            http=protocol(self.doorman, arrivals, self.early, self.express),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -286,7 +289,7 @@ class _Pulse:
 
     def _see_to_the_end(self, now: int) -> None:
         self._drain_until_ns = self._drain_until_ns or now + int(self._front.context.settings.drain_s * 1e9)
-        if not self._server.server_state.tasks or now >= self._drain_until_ns:
+        if not (self._server.server_state.tasks or self._front.door.in_work) or now >= self._drain_until_ns:
             self._server.should_exit = True
 
 

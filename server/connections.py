@@ -29,6 +29,9 @@ Refuse = Callable[[bytes, Headers, int, str], Response | bool]
 """Asked at the end of each request's headers: its url, headers, time and client. A whole response is a refusal; else
 whether the request has been taken on already."""
 
+Take = Callable[["Exchange"], bool]
+"""Asked when a request has wholly arrived in the piece that ended its headers: whether it is answered there."""
+
 RECEIVED_NS = "anytime.received_ns"
 CONNECTION = "anytime.connection"
 TAKEN_ON = "anytime.taken_on"
@@ -47,6 +50,37 @@ class _Refused:
     message_event = asyncio.Event()
 
 
+class Exchange:
+    """A plain request that has wholly arrived, and its one response. Uvicorn's protocol takes it for its own cycle.
+
+    Attributes:
+        connection: it came by; `respond` there.
+        url, headers: as uvicorn's protocol has them.
+        received_ns: when the headers were complete.
+        client: its address.
+        taken_on: the door knows it already.
+        body: its bytes.
+    """
+
+    more_body = waiting_for_100_continue = False
+    message_event = asyncio.Event()  # nobody waits for it
+
+    def __init__(self, connection: Connection, received_ns: int, *, taken_on: bool) -> None:
+        self.connection = connection
+        self.url: bytes = connection.url
+        self.headers: Headers = connection.headers
+        self.received_ns = received_ns
+        self.client: str = connection.client[0] if connection.client else ""
+        self.taken_on = taken_on
+        self.body = b""
+        self.response_started = self.response_complete = self.disconnected = False
+        self.keep_alive = True
+
+    def on_response(self) -> None:
+        """The response has been written."""
+        self.connection.on_response_complete()
+
+
 class Connection(HttpToolsProtocol):
     """One connection. Routes find it in their scope."""
 
@@ -60,14 +94,19 @@ class Connection(HttpToolsProtocol):
         doorman: Doorman,
         arrivals: Arrivals,
         refuse: Refuse | None = None,
+        take: Take | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.doorman = doorman
         self._arrivals = arrivals
         self._refuse = refuse
+        self._take = take
+        self._coming: Exchange | None = None  # its headers are complete; its body may be in the same piece
         self.phase = Phase.BUSY
         self.on_lost: Callable[[], None] | None = None
-        self._active: RequestResponseCycle | None = None  # uvicorn's `cycle` is the last one *received*
+        self._active: RequestResponseCycle | Exchange | None = (
+            None  # uvicorn's `cycle` is the last one *received*
+        )
         self._header_bytes = 0
         self._in_headers = False
         self._headers_ended = False  # some headers, in the piece that was fed last
@@ -131,8 +170,11 @@ class Connection(HttpToolsProtocol):
             self._decline_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
+            self._coming = None
             self._not_http()
             return
+        if self._coming is not None:
+            self._go_the_long_way()
         if self.phase is Phase.IDLE and self._in_headers:
             self.doorman.watch(self, Phase.HEADERS)
         # A piece that holds something of the request before says nothing of the length of these headers.
@@ -149,25 +191,50 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The moment at which a request's time begins."""
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        received_ns = scope[RECEIVED_NS] = self._arrivals.since_ns
-        scope[CONNECTION] = self
+        received_ns = self._arrivals.since_ns
         self._in_headers = False
         self._headers_ended = True
         self._in_body = True
         self._header_bytes = 0
-        scope[TAKEN_ON] = False
-        if self._refuse is not None and self._refused(self._refuse, scope, received_ns):
-            return
+        taken_on = False
+        plain = self._plain()
+        if plain and self._refuse is not None:
+            client = self.client[0] if self.client else ""
+            response = self._refuse(self.url, self.headers, received_ns, client)
+            if not isinstance(response, bool):
+                self._turn_away(response)
+                return
+            taken_on = response
         if self.phase is not Phase.BUSY:
             self.doorman.watch(self, Phase.BUSY)
         if len(self.pipeline) >= _MAX_PIPELINED:
             self.transport.abort()
-        super().on_headers_complete()
+        coming = Exchange(self, received_ns, taken_on=taken_on)
+        if plain and self._take is not None:
+            self._coming = coming
+        else:
+            self._to_application(coming)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a request's body."""
+        if self._coming is not None:
+            self._coming.body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
         self._in_body = False
+        exchange = self._coming
+        if exchange is not None:
+            assert self._take is not None
+            self._coming = None
+            before = self.cycle, self._active
+            self.cycle = self._active = exchange  # type: ignore[assignment]
+            if self._take(exchange):
+                return
+            self.cycle, self._active = before
+            self._to_application(exchange)
         super().on_message_complete()
         if self.phase is Phase.DISCARD:
             self.doorman.watch(self, Phase.IDLE)
@@ -208,21 +275,22 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    def _refused(self, refuse: Refuse, scope: dict[str, Any], received_ns: int) -> bool:
-        """Answers a plain request that the door has no room for, at once; False where it is not that simple."""
+    def _plain(self) -> bool:
+        """Whether the request whose headers are complete is a POST on a connection that stays, and nothing else."""
         parser = self.parser
         last: RequestResponseCycle | None = self.cycle
-        answering = last is not None and not last.response_complete
-        if answering or parser.should_upgrade() or not parser.should_keep_alive():
-            return False
-        if self.expect_100_continue or self.flow.write_paused or parser.get_method() != b"POST":
-            return False
-        if parser.get_http_version() == "1.0":  # its connection is not kept alive, whatever it asks for
-            return False
-        response = refuse(self.url, self.headers, received_ns, self.client[0] if self.client else "")
-        if isinstance(response, bool):
-            scope[TAKEN_ON] = response
-            return False
+        return (
+            (last is None or last.response_complete)
+            and not parser.should_upgrade()
+            and parser.should_keep_alive()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() != "1.0"  # its connection is not kept alive, whatever it asks for
+        )
+
+    def _turn_away(self, response: Response) -> None:
+        """Answers a request that the door has no room for, before its body has come."""
         status, headers, body = response
         self.cycle = _REFUSED
         self._active = None
@@ -230,7 +298,22 @@ class Connection(HttpToolsProtocol):
         self.transport.write(_head(status, headers) + body)
         # The body is still to come, and is dropped; its end makes the connection idle.
         self.doorman.watch(self, Phase.DISCARD)
-        return True
+
+    def _go_the_long_way(self) -> None:
+        """More of the body is still to come than was in the piece that ended the headers."""
+        coming, self._coming = self._coming, None
+        assert coming is not None
+        self._to_application(coming)
+
+    def _to_application(self, request: Exchange) -> None:
+        """Hands a request to uvicorn, as far as it has arrived."""
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope[RECEIVED_NS] = request.received_ns
+        scope[CONNECTION] = self
+        scope[TAKEN_ON] = request.taken_on
+        super().on_headers_complete()
+        if request.body:
+            super().on_body(request.body)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
@@ -311,6 +394,6 @@ def _head(status: int, headers: Headers) -> bytes:
     return b"%b%b\r\n" % (STATUS_LINE[status], fields)
 
 
-def protocol(doorman: Doorman, arrivals: Arrivals, refuse: Refuse) -> Callable[..., Connection]:
+def protocol(doorman: Doorman, arrivals: Arrivals, refuse: Refuse, take: Take) -> Callable[..., Connection]:
     """What uvicorn calls for each connection."""
-    return partial(Connection, doorman=doorman, arrivals=arrivals, refuse=refuse)
+    return partial(Connection, doorman=doorman, arrivals=arrivals, refuse=refuse, take=take)

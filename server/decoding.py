@@ -65,14 +65,33 @@ class Decoder:
             Overloaded: too many large images wait.
             NothingInTime: still not decoded at `due_ns`.
         """
+        header = self.small(data)
+        if header is not None:
+            return self.decode_small(data, header, rule)
         try:
-            if len(data) <= SMALL_BYTES:
-                header = self._header(data)
-                if header.width * header.height <= SMALL_PIXELS:
-                    return self._decode_now(data, header, rule)
             return await self._in_time(data, rule, due_ns)
         except ImageError as error:
             raise _problem(error) from error
+
+    def small(self, data: bytes) -> Header | None:
+        """The header of an image that is small enough for `decode_small`. Raises what `decode` does of its header."""
+        if len(data) > SMALL_BYTES:
+            return None
+        try:
+            header = self._header(data)
+        except ImageError as error:
+            raise _problem(error) from error
+        return header if header.width * header.height <= SMALL_PIXELS else None
+
+    def decode_small(self, data: bytes, header: Header, rule: InputRule) -> bytes:
+        """As `decode`, at once."""
+        start = time.perf_counter()
+        try:
+            pixels = decode_checked(data, header, rule).tobytes()
+        except ImageError as error:
+            raise _problem(error) from error
+        self._at_once.observe(time.perf_counter() - start)
+        return pixels
 
     def close(self) -> None:
         """Lets the threads end."""
@@ -82,12 +101,6 @@ class Decoder:
         header = read_header(data)
         check_size(header, self._max_pixels)
         return header
-
-    def _decode_now(self, data: bytes, header: Header, rule: InputRule) -> bytes:
-        start = time.perf_counter()
-        pixels = decode_checked(data, header, rule).tobytes()
-        self._at_once.observe(time.perf_counter() - start)
-        return pixels
 
     def _decode_there(self, data: bytes, rule: InputRule) -> bytes:
         start = time.perf_counter()

@@ -32,6 +32,8 @@ class Phase(Enum):
     IDLE = "idle"
     CLOSING = "closing"
 
+    __hash__ = object.__hash__  # in C; the one of Enum is a call of its own
+
 
 class Watched(Protocol):
     """A connection, as far as the doorman cares."""

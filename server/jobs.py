@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from server.admission import Permit
 from server.catalog import ModelView
@@ -19,6 +20,13 @@ from server.messages import Cancel, Decision, Done, Message, Refinement
 from server.messages import Job as JobMessage
 
 COMPLETE = frozenset({"deepest", "confident", "no_gain"})
+
+
+class Rings(Protocol):
+    """Whoever wants to hear of a job."""
+
+    def ring(self) -> None:
+        """There is news, or the job has ended."""
 
 
 class Bell:
@@ -91,7 +99,7 @@ class Job:
         self,
         model: ModelView,
         pixels: bytes,
-        bell: Bell,
+        bell: Rings,
         permit: Permit,
         *,
         due_ns: int,

@@ -6,12 +6,11 @@ Knows how finished jobs become a JSON response; must not know how they were fini
 from __future__ import annotations
 
 import orjson
-from starlette.types import Receive
 
 from server.answers import answer, server_timing
-from server.connections import Headers
+from server.connections import Headers, Response
 from server.errors import Problem
-from server.jobs import Job
+from server.jobs import Bell, Job
 from server.routes.body import ClientLeft
 from server.routes.hot import Reply
 from server.routes.request import Desk, Request
@@ -27,25 +26,24 @@ class Classify:
         self._clock = desk.clock
         self._tally = tally
 
-    async def respond(self, request: Request, receive: Receive, reply: Reply) -> None:
+    async def respond(self, request: Request, bell: Bell, reply: Reply) -> None:
         """See Responder."""
-        await request.read(receive)
         await request.start(every_stage=False)
         for job in request.jobs:
             while isinstance(job, Job) and not job.ended:
-                await request.bell.wait()
+                await bell.wait()
         if request.gone:
             raise ClientLeft
-        if request.form:
-            await reply.whole(*form_response(request, self._clock(), self._tally))
-        else:
-            await self._one(request, reply)
-        self._count(request)
+        await reply.whole(*self.response(request))
+        self.count(request)
 
     async def break_off(self, request: Request, problem: Problem, reply: Reply) -> None:
         """Cannot happen: the response is sent whole. If it does, the connection is closed by returning."""
 
-    async def _one(self, request: Request, reply: Reply) -> None:
+    def response(self, request: Request) -> Response:
+        """What a request gets whose jobs have ended. Raises the Problem of a request that is one image."""
+        if request.form:
+            return form_response(request, self._clock(), self._tally)
         job = outcome(request.jobs[0])
         elapsed_ns = self._clock() - request.received_ns
         fields = answer(
@@ -62,9 +60,10 @@ class Classify:
             *json_headers(body, request.id),
             (b"server-timing", server_timing(job.refinements[-1], elapsed_ns)),
         ]
-        await reply.whole(200, headers, body)
+        return 200, headers, body
 
-    def _count(self, request: Request) -> None:
+    def count(self, request: Request) -> None:
+        """Its images, once the response has been written."""
         now = self._clock()
         for job in request.jobs:
             if isinstance(job, Job) and job.problem is None:
@@ -80,7 +79,7 @@ def outcome(job: Job | Problem) -> Job:
     return job
 
 
-def form_response(request: Request, now_ns: int, tally: Tally) -> tuple[int, Headers, bytes]:
+def form_response(request: Request, now_ns: int, tally: Tally) -> Response:
     """The answers of a form in order: 200 if any succeeded, else the highest status."""
     answers: list[dict[str, object]] = []
     worst: Problem | None = None

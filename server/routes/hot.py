@@ -6,14 +6,16 @@ FastAPI handler would cost more than everything that is done here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from server.connections import CONNECTION, Connection, Headers
+from server.connections import CONNECTION, RECEIVED_NS, TAKEN_ON, Connection, Headers, Response
 from server.errors import CONTENT_TYPE, Internal, MethodNotAllowed, Problem
+from server.jobs import Bell
 from server.routes.body import ClientLeft
 from server.routes.request import Desk, Request
 from server.tally import Tally
@@ -60,8 +62,13 @@ class Responder(Protocol):
 
     route: str
 
-    async def respond(self, request: Request, receive: Receive, reply: Reply) -> None:
-        """Answers. Raises Problem or ClientLeft; a Problem only before the status has left."""
+    async def respond(self, request: Request, bell: Bell, reply: Reply) -> None:
+        """Answers a request whose files have been read; the bell rings when there is news of its jobs.
+
+        Raises:
+            Problem: only before the status has left.
+            ClientLeft: it has.
+        """
 
     async def break_off(self, request: Request, problem: Problem, reply: Reply) -> None:
         """Ends a response whose status has left."""
@@ -78,13 +85,25 @@ class HotRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        request = Request(self._desk, scope)
-        reply = Reply(send, scope.get(CONNECTION) if scope["method"] == "POST" else None)
+        connection = scope.get(CONNECTION)
+        client = scope.get("client")
+        bell = Bell(asyncio.get_running_loop())
+        request = Request(
+            self._desk,
+            scope["headers"],
+            scope.get(RECEIVED_NS) or self._desk.clock(),
+            client[0] if client else "",
+            connection,
+            bell,
+        )
+        reply = Reply(send, connection if scope["method"] == "POST" else None)
         status = 0
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed("Only POST is allowed here.", "POST")
-            await self._responder.respond(request, receive, reply)
+            taken_on = scope.get(TAKEN_ON, False)
+            await request.read(scope["query_string"], receive, taken_on=taken_on)
+            await self._responder.respond(request, bell, reply)
         except ClientLeft:
             status = CLIENT_LEFT
         except Problem as problem:
@@ -94,16 +113,22 @@ class HotRoute:
             await self._tell(request, Internal(), reply)
         finally:
             request.close()
-        self._count(request, status or reply.status)
+        self.count(request, status or reply.status)
+
+    def response_to(self, problem: Problem, request_id: str) -> Response:
+        """A problem as a response, counted."""
+        self._tally.problem(problem)
+        return problem_response(problem, request_id)
 
     async def _tell(self, request: Request, problem: Problem, reply: Reply) -> None:
-        self._tally.problem(problem)
         if reply.started:
+            self._tally.problem(problem)
             await self._responder.break_off(request, problem, reply)
         else:
-            await reply.whole(*problem_response(problem, request.id))
+            await reply.whole(*self.response_to(problem, request.id))
 
-    def _count(self, request: Request, status: int) -> None:
+    def count(self, request: Request, status: int) -> None:
+        """The request is over."""
         model = getattr(request, "model", None)  # unset where the parameters were wrong
         self._tally.request(self._responder.route, model.key if model is not None else "", status)
         if self._access_log:
@@ -119,7 +144,7 @@ class HotRoute:
             )
 
 
-def problem_response(problem: Problem, request_id: str) -> tuple[int, Headers, bytes]:
+def problem_response(problem: Problem, request_id: str) -> Response:
     """Status, headers and body of a problem."""
     body = problem.body(request_id)
     headers = [

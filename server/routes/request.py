@@ -12,15 +12,16 @@ import re
 import time
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
-from server.admission import Door
+from model_repo.images import Header
+from server.admission import Door, Permit
 from server.catalog import Catalog, ModelView
-from server.connections import CONNECTION, RECEIVED_NS, TAKEN_ON, Connection
+from server.connections import Connection, Headers
 from server.deadlines import Clock
 from server.decoding import Decoder
 from server.errors import Problem, Unprocessable, UnsupportedMedia
-from server.jobs import Bell, Job, Jobs
+from server.jobs import Job, Jobs, Rings
 from server.lag import Lag
 from server.metrics import FrontEndMetrics
 from server.routes.body import ClientLeft, read_at_once, read_in_time, refuse_too_large
@@ -88,7 +89,6 @@ class Request:
         "_content_length",
         "_content_type",
         "_desk",
-        "_scope",
         "_started",
         "bell",
         "form",
@@ -104,14 +104,21 @@ class Request:
     model: ModelView
     query: Query
 
-    def __init__(self, desk: Desk, scope: Scope) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        headers: Headers,
+        received_ns: int,
+        client: str,
+        connection: Connection | None,
+        bell: Rings,
+    ) -> None:
         self._desk = desk
-        self._scope = scope
         self._content_type = b""
         self._content_length: bytes | None = None
-        self.received_ns: int = scope.get(RECEIVED_NS) or desk.clock()
+        self.received_ns = received_ns
         given_id = None
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"content-type":
                 self._content_type = value
             elif name == b"content-length":
@@ -119,44 +126,59 @@ class Request:
             elif name == b"x-request-id":
                 given_id = value
         self.id = desk.ids.given_or_new(given_id)
-        self.bell = Bell(asyncio.get_running_loop())
+        self.bell = bell
         self.uploads: list[Upload] = []
         self.jobs: list[Job | Problem] = []
         self._started: list[Job] = []
-        client = scope.get("client")
-        self._client: str = client[0] if client else ""
-        self.form = False
+        self._client = client
+        self.form = self._content_type[:19].lower() == b"multipart/form-data"
         self.gone = False
-        self._connection: Connection | None = scope.get(CONNECTION)
-        if self._connection is not None:
-            self._connection.on_lost = self._client_left
+        self._connection = connection
+        if connection is not None:
+            connection.on_lost = self._client_left
 
     @property
     def deadline_ns(self) -> int:
         """When the client wants its answer."""
         return self.received_ns + self.query.budget_ns
 
-    async def read(self, receive: Receive) -> None:
-        """Parameters, model, body, files. Raises Problem or ClientLeft."""
+    def check(self, query: Query, *, taken_on: bool) -> None:
+        """What can be known before the body: parameters, model, headers, the door. Raises Problem."""
         desk = self._desk
-        self.query = desk.parser.parse(self._scope["query_string"])
-        self.model = desk.catalog.resolve(self.query.model)
-        if self.query.top_k is not None and self.query.top_k > len(self.model.labels):
+        self.query = query
+        self.model = desk.catalog.resolve(query.model)
+        if query.top_k is not None and query.top_k > len(self.model.labels):
             raise Unprocessable(
                 f"top_k must be at most {len(self.model.labels)}, the number of classes.", parameter="top_k"
             )
-        self.form = self._content_type[:19].lower() == b"multipart/form-data"
         if not self.form:
             _check_media_type(self._content_type)
         refuse_too_large(self._content_length, desk.max_body_bytes)
         # Refused before the body is read: under overload this is what most requests cost.
-        if not self._scope.get(TAKEN_ON):
+        if not taken_on:
             desk.door.enter(self.model, self.received_ns, self.deadline_ns, self._client)
+
+    async def read(self, query_string: bytes, receive: Receive, *, taken_on: bool) -> None:
+        """Parameters, model, body, files. Raises Problem or ClientLeft."""
+        desk = self._desk
+        self.check(desk.parser.parse(query_string), taken_on=taken_on)
         body = await self._body(receive)
         if self.form:
             self.uploads = uploads(body, self._content_type, desk.max_files)
         else:
             self.uploads = [Upload("", b"", body)]
+
+    def start_small(self, image: bytes, header: Header) -> Job:
+        """Decodes one small image and hands it to the engine. Raises Problem."""
+        permit = self._permit()
+        try:
+            pixels = self._desk.decoder.decode_small(image, header, self.model.input)
+        except BaseException:
+            permit.release()
+            raise
+        job = self._hand_over(pixels, permit, self.deadline_ns - self._desk.lag.guard_ns, every_stage=False)
+        self.jobs = [job]
+        return job
 
     async def start(self, *, every_stage: bool) -> None:
         """Decodes the files and hands them to the engine. Of one image problems are raised, of a form kept."""
@@ -188,21 +210,27 @@ class Request:
         desk = self._desk
         if self.form:
             _check_media_type(upload.content_type)
-        guard_ns = desk.lag.guard_ns
-        due_ns = self.deadline_ns - guard_ns
-        permit = desk.door.admit(self.model, self.received_ns, self.deadline_ns, self._client)
+        due_ns = self.deadline_ns - desk.lag.guard_ns
+        permit = self._permit()
         try:
             pixels = await desk.decoder.decode(upload.data, self.model.input, due_ns)
         except BaseException:
             permit.release()
             raise
+        return self._hand_over(pixels, permit, due_ns, every_stage=every_stage)
+
+    def _permit(self) -> Permit:
+        return self._desk.door.admit(self.model, self.received_ns, self.deadline_ns, self._client)
+
+    def _hand_over(self, pixels: bytes, permit: Permit, due_ns: int, *, every_stage: bool) -> Job:
+        desk = self._desk
         job = Job(
             self.model,
             pixels,
             self.bell,
             permit,
             due_ns=due_ns,
-            overhead_ns=desk.clock() - self.received_ns + guard_ns,
+            overhead_ns=desk.clock() - self.received_ns + self.deadline_ns - due_ns,
             top_k=self.query.top_k or min(DEFAULT_TOP_K, len(self.model.labels)),
             min_confidence=self.query.min_confidence,
             every_stage=every_stage,

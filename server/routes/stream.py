@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import orjson
-from starlette.types import Receive
 
 from server.answers import answer
 from server.connections import Headers
 from server.errors import Problem
-from server.jobs import Job
+from server.jobs import Bell, Job
 from server.routes.body import ClientLeft
 from server.routes.classify import form_response, outcome
 from server.routes.hot import Reply
@@ -41,9 +40,8 @@ class Stream:
         self._clock = desk.clock
         self._tally = tally
 
-    async def respond(self, request: Request, receive: Receive, reply: Reply) -> None:
+    async def respond(self, request: Request, bell: Bell, reply: Reply) -> None:
         """See Responder."""
-        await request.read(receive)
         await request.start(every_stage=True)
         feeds = [_Feed(place) for place in range(len(request.jobs))]
         problems: list[bytes] = []  # of files that failed before the headers left
@@ -59,7 +57,7 @@ class Stream:
             self._count(request, feeds)
             if over:
                 break
-            await request.bell.wait()
+            await bell.wait()
             if request.gone:
                 raise ClientLeft
         await self._finish(request, reply)

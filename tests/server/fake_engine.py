@@ -111,7 +111,8 @@ class FakeEngine:
                 try:
                     received = ready.receive()
                 except Closed:
-                    peers.pop(ready).close()
+                    del peers[ready]
+                    ready.close()
                     continue
                 for data in received:
                     planned += [(when, ready, message) for when, message in self._take(decode(data))]

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import Service
-from tests.server.fake_engine import refinement, silent, whole_ladder
+from tests.server.fake_engine import refinement, silent
 
 Start = Callable[..., Service]
 
@@ -99,16 +99,6 @@ def test_a_request_that_can_wait_is_held_while_there_is_no_engine(service: Servi
     assert not answer.done()
     service.restart_engine()
     assert answer.result(15).status_code == 200
-
-
-def test_another_epoch_on_the_same_connection_is_another_engine(service: Service, png: bytes) -> None:
-    service.engine.behaviour = silent
-    answer = in_thread(lambda: service.front.classify(png, "deadline_ms=30000"))
-    wait_while(lambda: not service.engine.jobs)
-    service.engine.behaviour = whole_ladder
-    service.engine.epoch += 1
-    assert answer.result(15).status_code == 200
-    assert len(service.engine.jobs) == 2
 
 
 def test_a_stalled_engine_is_waited_for_but_gets_no_tight_requests(fresh: Service, png: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Problem
+from server.jobs import Bell
 from server.lag import Lag
 from server.metrics import FrontEndMetrics
 from server.routes.envelope import Envelope
 from server.routes.hot import HotRoute, Reply
+from server.routes.query import QueryParser
 from server.routes.request import Desk, Request, RequestIds
 from server.tally import Tally
 from tests.server.parts import Parts
@@ -29,7 +32,7 @@ class Failing:
     def __init__(self, *, late: bool) -> None:
         self._late = late
 
-    async def respond(self, request: Request, receive: Receive, reply: Reply) -> None:
+    async def respond(self, request: Request, bell: Bell, reply: Reply) -> None:
         if self._late:
             await reply.start(200, [])
         raise RuntimeError("the secret reason")
@@ -40,19 +43,21 @@ class Failing:
 
 def desk(registry: CollectorRegistry) -> tuple[Desk, Tally]:
     parts = Parts()
+    parts.engine_is_ready()
     metrics = FrontEndMetrics(registry)
     made: Any = Desk(
-        catalog=None,  # type: ignore[arg-type]
+        catalog=SimpleNamespace(resolve=lambda _: parts.model),  # type: ignore[arg-type]
         door=parts.door,
         jobs=parts.jobs,
         decoder=None,  # type: ignore[arg-type]
         lag=parts.lag,
         metrics=metrics,
-        parser=None,  # type: ignore[arg-type]
+        parser=QueryParser(1000.0, 60_000.0),
         ids=RequestIds(),
         max_body_bytes=1,
         body_timeout_s=1,
         max_files=1,
+        clock=lambda: parts.clock.now,
     )
     return made, Tally(metrics, Lag(0))
 
@@ -105,7 +110,7 @@ def test_after_the_first_byte_a_failure_ends_the_response() -> None:
 def test_failures_are_counted_once() -> None:
     registry = CollectorRegistry()
     call(application(registry=registry), "/classify")
-    labels = {"route": "/classify", "model": "", "status": "500"}
+    labels = {"route": "/classify", "model": "tiny@1", "status": "500"}
     assert registry.get_sample_value("anytime_requests_total", labels) == 1
 
 
