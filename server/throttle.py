@@ -11,13 +11,17 @@ that arrive.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from itertools import dropwhile, islice
+
 LATE_NS = 8_000_000  # of the tick: with the like for answering, a third of a 50 ms budget
 PUNCTUAL_NS = 4_000_000
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
-COUNT_NS = 250_000_000  # over which what is taken on is counted
+RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.75
 BACK_S = 0.4  # from a cut until the rate is again what was too much, if all is punctual meanwhile
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
@@ -39,11 +43,10 @@ class Throttle:
         self._too_much = 1.0
         self._tokens = 0.0
         self._filled_ns = 0
-        self._taken = 0
-        self._since_ns = 0
-        self._counted = 0.0
-        self._cut_ns = 0
-        self._missed = 0
+        self._taken = self._missed = 0  # since the last tick
+        self._ticked_ns = 0
+        self._counts: deque[tuple[int, int, int]] = deque(maxlen=2 * RECENT)  # nanoseconds, taken, missed
+        self._cut_ns = -EPISODE_NS
         self._late_before = False
         self._refused_ns = -IDLE_NS
 
@@ -69,18 +72,21 @@ class Throttle:
 
     def ticked(self, late_ns: int, now_ns: int) -> None:
         """The tick of the loop came `late_ns` after its time."""
+        self._counts.append((now_ns - self._ticked_ns, self._taken, self._missed))
+        self._taken, self._missed, self._ticked_ns = 0, 0, now_ns
         late, before = late_ns > LATE_NS, self._late_before
         self._late_before = late
-        missing = self._missed > max(FEW, MISSES * self._taken)
-        if (late and before) or missing:  # one stall is no trend
+        if (late and before) or self._missing():  # one stall is no trend
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             self.rate = max(self.rate, self._risen(now_ns))
             if now_ns - self._refused_ns > IDLE_NS:
                 self.rate = None
-        if now_ns - self._since_ns > COUNT_NS:
-            self._counted = self._count(now_ns)
-            self._count_anew(now_ns)
+
+    def _missing(self) -> bool:
+        """Whether too many of those taken on since the last cut, or of late, got no answer."""
+        taken = sum(count[1] for count in self._counts)
+        return sum(count[2] for count in self._counts) > max(FEW, MISSES * taken)
 
     def _risen(self, now_ns: int) -> float:
         """What the rate may be by now: the cubic of Ha, Rhee and Xu (CUBIC, 2008) over the time since the last cut.
@@ -95,23 +101,39 @@ class Throttle:
         if now_ns - self._cut_ns < SETTLE_NS:
             return
         again, self._cut_ns = now_ns - self._cut_ns < EPISODE_NS, now_ns
-        # Counted over a stall, what was taken on says nothing of what could be: the window before it knows better.
-        now_taken = max(self._counted, self._count(now_ns), LEAST_RATE)
-        reached = now_taken if self.rate is None else self.rate
-        # A backlog takes several cuts to clear: that says nothing of what can be carried once it is gone.
-        self._too_much = max(self._too_much, reached) if again else reached
+        # A rate above what comes limits nobody: it says nothing of what was too much.
+        reached = max(self._took(), LEAST_RATE)
+        if self.rate is not None:
+            reached = min(reached, self.rate)
+        if (
+            again
+        ):  # a backlog takes several cuts to clear: that says nothing of what can be carried once it is gone
+            self._too_much = max(self._too_much, reached)
+        elif (
+            self.rate is not None and reached < self._too_much
+        ):  # it has been too much before: there is less room
+            self._too_much = reached * (1 + CUT) / 2
+        else:
+            self._too_much = reached
         self.rate = max(LEAST_RATE, CUT * reached)
-        self._count_anew(now_ns)
+        self._counts.clear()
 
-    def _count(self, now_ns: int) -> float:
-        """Requests a second that were taken on in this window."""
-        return self._taken * 1e9 / max(now_ns - self._since_ns, SETTLE_NS)
+    def _took(self) -> float:
+        """Requests a second that were taken on of late.
 
-    def _count_anew(self, now_ns: int) -> None:
-        self._taken = self._missed = 0
-        self._since_ns = now_ns
+        Counted over a stall it says nothing of what could be: the ticks before those of the stall know better.
+        """
+        count = len(self._counts)
+        before = islice(self._counts, max(0, count - RECENT))
+        return max(_a_second(before), _a_second(islice(self._counts, max(0, count - RECENT), None)))
 
     def _fill(self, now_ns: int, rate: float) -> None:
         most = max(LEAST_BURST, rate * BURST_NS / 1e9)
         self._tokens = min(most, self._tokens + (now_ns - self._filled_ns) * rate / 1e9)
         self._filled_ns = now_ns
+
+
+def _a_second(counts: Iterable[tuple[int, int, int]]) -> float:
+    """Taken on a second, from when the first was."""
+    some = list(dropwhile(lambda count: not count[1], counts))
+    return sum(count[1] for count in some) * 1e9 / max(sum(count[0] for count in some), SETTLE_NS // 4)

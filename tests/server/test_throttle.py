@@ -45,6 +45,38 @@ def test_lateness_again_and_again_cuts_the_rate_below_what_was_taken_on() -> Non
     assert math.isclose(taken, throttle.rate, rel_tol=0.05)
 
 
+def test_a_burst_that_has_just_begun_is_measured_from_its_beginning() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 0, 0)
+    _, now = run(throttle, now, 3, 50, 15 * MS)
+    assert throttle.rate is not None
+    assert math.isclose(throttle.rate, CUT * 2500, rel_tol=0.1)
+
+
+def test_a_rate_that_limited_nobody_says_nothing_of_what_was_too_much() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    _, now = run(throttle, now, 60, 50, 0)  # 2,500 a second come, and far more may
+    assert throttle.rate is not None
+    assert throttle.rate > 4000
+    run(throttle, now, 2, 50, 15 * MS)
+    assert throttle.rate < 2500
+
+
+def test_where_it_was_too_much_again_at_less_it_expects_less_room() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 60, 0)
+    _, now = run(throttle, now, 2, 60, 15 * MS)  # 3,000 a second were too much
+    _, now = run(throttle, now, 25, 200, 0)
+    assert throttle.rate is not None
+    assert 2900 < throttle.rate < 3100
+    _, now = run(throttle, now, 1, 45, 15 * MS)
+    _, now = run(throttle, now, 1, 45, 15 * MS)  # and now 2,250 to 3,000 are
+    _, now = run(throttle, now, 25, 200, 0)
+    assert throttle.rate < 2900
+
+
 def test_it_never_takes_on_nobody() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)
