@@ -80,7 +80,7 @@ class Throttle:
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             self.rate = max(self.rate, self._risen(now_ns))
-            if now_ns - self._refused_ns > IDLE_NS:
+            if now_ns - max(self._refused_ns, self._cut_ns) > IDLE_NS:
                 self.rate = None
 
     def _missing(self) -> bool:
