@@ -81,8 +81,8 @@ class Refinement(msgspec.Struct, tag="refinement", array_like=True, frozen=True,
         stage_top: (class index, calibrated probability) of this stage alone.
         queue_ns: from the job's arrival at the engine to its first launch.
         compute_ns: wall time of all launches the job was part of so far.
-        final: None while more stages may come, else the stop_reason ("deepest", "confident", "no_gain"):
-            `done` travels inside the last refinement when both are known at once.
+        final: None while more stages may come, else the stop_reason: `done` travels inside the last refinement when
+            both are known at once.
         decisions: for a job that wants them explained, those made since the last message about it.
     """
 

@@ -26,6 +26,7 @@ class Tally:
         self._metrics = metrics
         self._lag = lag
         self._requests: dict[tuple[str, str, int], Counter] = {}
+        self._refused: dict[str, Counter] = {}
         self._answers: dict[tuple[str, int, str], tuple[Histogram, Counter, Counter]] = {}
 
     def expect(self, model: ModelView, routes: Iterable[str]) -> None:
@@ -62,7 +63,10 @@ class Tally:
     def problem(self, problem: Problem) -> None:
         """An image got a problem instead of an answer."""
         if isinstance(problem, Unavailable):
-            self._metrics.refused.labels(problem.kind).inc()
+            child = self._refused.get(problem.kind)
+            if child is None:
+                child = self._refused[problem.kind] = self._metrics.refused.labels(problem.kind)
+            child.inc()
 
     def _children(self, model: ModelView, stages: int, reason: str) -> tuple[Histogram, Counter, Counter]:
         key = (model.key, stages, reason)

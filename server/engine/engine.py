@@ -39,8 +39,6 @@ from server.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
-# Reasons that may travel inside the last refinement; the others say that more would have been useful.
-NOTHING_LEFT = frozenset({"deepest", "confident", "no_gain"})
 MS = 1_000_000
 RECEIVING_NS = 1 * MS
 
@@ -294,15 +292,12 @@ class Engine:
     def _send(self, launch: Launch, refined: Refined, finished: dict[Key, str]) -> None:
         for n, job in enumerate(refined.jobs):
             key = (job.front_end, job.number)
-            reason = finished.get(key)
-            final = reason if reason in NOTHING_LEFT else None
+            final = finished.get(key)
             front_end = self._front_ends.known.get(job.front_end)
             if front_end:
                 front_end.outbox.append(refined.message(n, final, self._explainer.take(key)))
             if final:
                 self._remove(key, final)
-            elif reason:
-                self._end(key, reason)
 
     def _account(self, result: Result, jobs: list[JobRecord]) -> None:
         launch = result.launch

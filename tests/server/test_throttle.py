@@ -59,7 +59,7 @@ def test_a_rate_that_limited_nobody_says_nothing_of_what_was_too_much() -> None:
     _, now = run(throttle, now, 2, 50, 15 * MS)
     _, now = run(throttle, now, 45, 50, 0)  # 2,500 a second come, and far more may
     assert throttle.rate is not None
-    assert throttle.rate > 4000
+    assert throttle.rate > 3500
     run(throttle, now, 2, 50, 15 * MS)
     assert throttle.rate < 2500
 
