@@ -55,9 +55,13 @@ class Device:
         """Whether a launch runs beside the loop."""
         return self._beside > 0
 
-    def start(self, launch: Launch, work: Work) -> Result | None:
-        """Run a launch; a short one's result is returned, a long one's comes with `poll`."""
-        if launch.expected_ns < BESIDE_NS:
+    def start(self, launch: Launch, work: Work, typical_ns: int) -> Result | None:
+        """Run a launch, which usually takes `typical_ns`; a short one's result is returned, a long one's is polled.
+
+        What is usual, not what is expected now: on a crowded core estimates are several times that, and a thread more
+        would make it more crowded.
+        """
+        if typical_ns < BESIDE_NS:
             return _run(launch, work)
         self._beside += 1
         self._orders.put((launch, work))

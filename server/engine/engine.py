@@ -212,13 +212,16 @@ class Engine:
         launch = self._follow(orders)
         if launch is None:
             return None
-        runner = self._models[launch.model].runners[launch.stage]
+        model = self._models[launch.model]
+        runner = model.runners[launch.stage]
         pixels = [self._jobs[key].pixels for key in launch.keys]
-        shape = (len(pixels), *self._models[launch.model].shape)
+        shape = (len(pixels), *model.shape)
         name = self._pulse_names[launch.model][launch.stage]
         self._pulse.launching(launch.number, name, launch.promised_ns)
         return self._device.start(
-            launch, lambda: runner.run(np.frombuffer(b"".join(pixels), np.uint8).reshape(shape))
+            launch,
+            lambda: runner.run(np.frombuffer(b"".join(pixels), np.uint8).reshape(shape)),
+            model.latency.typical_ns(launch.stage, len(pixels)),
         )
 
     def _follow(self, orders: list[Instruction]) -> Launch | None:
