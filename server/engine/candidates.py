@@ -16,7 +16,7 @@ from operator import itemgetter
 from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
 from server.engine.room import NEVER, blocked, longest_batch_ns, secure_start, traffic, typical_budget_ns
-from server.engine.state import State, arrival_rate
+from server.engine.state import State
 
 
 @dataclass(slots=True)
@@ -234,7 +234,7 @@ def _may_wait(
     count = min(len(queue.unanswered), queue.max_batch)
     if latency.efficiency(first, count) >= state.config.efficient:
         return False
-    rate = arrival_rate(queue, now_ns)
+    rate = queue.rates.per_ns(now_ns)
     if rate * latency.work_ns(first, count) > state.config.alone * count:
         return True
     if not queue.plans.knows(first):

@@ -10,6 +10,8 @@ would price every deep stage out of the schedule. So
     work  = profile × factor + overhead     what a launch costs, to be added up over many
     ns    = work + tail                     what may be promised for one, now
 
+The overhead is what was measured between launches that followed each other, quick to rise and slow to sink.
+
 The factor is a high quantile of recent ratios of measured to profiled, of the stage itself once it has run often
 enough, of all stages until then: a shallow stage suffers more from a cold cache than a deep one. All rise at once by
 the second largest of the last three ratios, each taken against what is usual for its stage: one slow launch may be a
@@ -34,7 +36,10 @@ FIRST_TAIL_NS = 300_000
 LONGEST_TAIL_NS = 2_000_000
 WARM = 50
 TAIL_DECAY = 0.9
-OVERHEAD_NS = 100_000  # of the engine's loop around each launch
+OVERHEAD_NS = 100_000  # of the engine's loop around each launch, at least
+LONGEST_OVERHEAD_NS = 5_000_000
+OVERHEAD_RISES, OVERHEAD_SINKS = 0.25, 0.02  # towards what was measured last
+TELLING_OVERHEAD_NS = 25_000  # and a tenth: less is not worth computing all estimates anew
 TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
 
 TELLING_FACTOR = 0.002  # relative change; less is not worth computing all estimates anew
@@ -78,8 +83,12 @@ class LatencyTable:
         profile: per stage (by place in the ladder) the median nanoseconds by batch size; a stage may be missing,
             and is then never asked for.
         max_batch: largest batch that will be asked for.
-        overhead_ns: see the module.
+        overhead_ns: the least, see the module.
         first_tail_ns: the least tail until enough is measured.
+
+    Attributes:
+        overhead_ns: what there is of it now.
+        tail_ns: likewise.
     """
 
     def __init__(
@@ -93,7 +102,8 @@ class LatencyTable:
         self.buckets = buckets_up_to(max_batch)
         self.tail_ns = first_tail_ns
         self._base = {stage: _interpolate(cells, max_batch) for stage, cells in profile.items()}
-        self._overhead_ns = overhead_ns
+        self.overhead_ns = self._least_overhead_ns = overhead_ns
+        self._between_ns = float(overhead_ns)
         self._first_tail_ns = first_tail_ns
         self._ratios = _Recent()
         self._ratios_of = {stage: _Recent() for stage in self._base}
@@ -115,13 +125,13 @@ class LatencyTable:
         """Device time of such a launch, for sums: the tail comes on top of the sum, once."""
         found = self._work[stage].get(batch)
         if found is None:
-            found = int(self._base[stage][batch] * self._factors[stage]) + self._overhead_ns
+            found = int(self._base[stage][batch] * self._factors[stage]) + self.overhead_ns
             self._work[stage][batch] = found
         return found
 
     def profiled_ns(self, stage: int, batch: int) -> int:
         """As it was on an undisturbed device."""
-        return int(self._base[stage][batch]) + self._overhead_ns
+        return int(self._base[stage][batch]) + self.overhead_ns
 
     @property
     def factor(self) -> float:
@@ -146,6 +156,22 @@ class LatencyTable:
         self._left_over.add(excess_ns)
         self._doubt_unseen(stage)
         self._settle()
+
+    def observe_between(self, between_ns: int) -> None:
+        """Learn from the time between the end of a launch and the beginning of the next, though work was waiting.
+
+        It is the engine's own work, and on a crowded core that of everybody else: there it can be longer than the
+        launches.
+        """
+        rises = between_ns > self._between_ns
+        step = OVERHEAD_RISES if rises else OVERHEAD_SINKS
+        self._between_ns += step * (min(between_ns, LONGEST_OVERHEAD_NS) - self._between_ns)
+        overhead_ns = max(int(self._between_ns), self._least_overhead_ns)
+        if abs(overhead_ns - self.overhead_ns) > TELLING_OVERHEAD_NS + self.overhead_ns // 10:
+            self.overhead_ns = overhead_ns
+            for stage in self._work:
+                self._work[stage].clear()
+                self._best[stage] = self.best_batch(stage)
 
     def _doubt_unseen(self, stage: int) -> None:
         """A stage too slow for its deadlines does not run: nothing else would find out that it has recovered."""
@@ -174,8 +200,8 @@ class LatencyTable:
         """
         base = self._base[stage]
         sizes = [b for b in self.buckets if b == 1 or self.work_ns(stage, b) <= longest_ns]
-        lowest = min((base[b] + self._overhead_ns) / b for b in sizes)
-        return next(b for b in sizes if (base[b] + self._overhead_ns) / b <= lowest * (1 + tolerance))
+        lowest = min((base[b] + self.overhead_ns) / b for b in sizes)
+        return next(b for b in sizes if (base[b] + self.overhead_ns) / b <= lowest * (1 + tolerance))
 
     def efficiency(self, stage: int, batch: int) -> float:
         """Time per image at the best batch as a share of that at this one, 0…1."""

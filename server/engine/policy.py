@@ -141,6 +141,7 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
     queue = state.models[launch.model]
     state.outstanding, state.secure_ns = None, 0
     queue.latency.observe(launch.stage, len(launch.keys), done.duration_ns)
+    state.landed_ns = state.began_ns + done.duration_ns
     orders: list[Instruction] = []
     for key, confidence in zip(launch.keys, done.confidences, strict=True):
         waiting = state.jobs.get(key)
@@ -234,6 +235,7 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
         orders += _end_the_rest(state)
     if state.outstanding is not None:
         return orders
+    landed_ns, state.landed_ns = state.landed_ns, 0
     if state.pressed and (until_ns := gathers_until(state, now_ns)) > now_ns:
         return [*orders, WaitUntil(until_ns)]
     state.price_place = price_place(state, now_ns)
@@ -241,6 +243,8 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
     if best is None:
         return [*orders, *_end_the_rest(state), WaitUntil(None)]
     launch = _take(state, best, now_ns)
+    if landed_ns:
+        state.models[launch.model].latency.observe_between(now_ns - landed_ns)
     # Whoever cannot wait for this launch to end is as good now as he will ever be.
     return [*orders, *_end_hopeless(state, state.busy_until_ns), launch]
 
@@ -276,5 +280,5 @@ def _take(state: State, chosen: Candidate, now_ns: int) -> Launch:
     state.outstanding = Launch(
         state.launches, chosen.model, chosen.stage, keys, chosen.work_ns, chosen.promised_ns
     )
-    state.busy_until_ns = now_ns + chosen.work_ns
+    state.began_ns, state.busy_until_ns = now_ns, now_ns + chosen.work_ns
     return state.outstanding

@@ -13,6 +13,7 @@ from server.engine.events import Job
 from server.engine.ladder import Gains, Ladder
 from server.engine.latency import LatencyTable
 from server.engine.prices import Plans
+from server.engine.rates import Rates
 
 
 class Waiting:
@@ -69,8 +70,7 @@ class ModelQueue:
         self.max_batch = max_batch
         self.unanswered: list[Entry] = []
         self.groups: dict[tuple[int, int, bool], Group] = {}
-        self.arrivals_per_ns = 0.0
-        self.last_arrival_ns: int | None = None
+        self.rates = Rates()
         self.secure_batch = self._secure_batch()
         self.plans = Plans(ladder, latency)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from server.engine.events import Job
 from server.engine.prices import price_of
 from server.engine.queues import ModelQueue
-from server.engine.state import State, arrival_rate
+from server.engine.state import State
 
 NEVER = 1 << 62
 MOST_BATCHES = 8
@@ -131,7 +131,7 @@ def traffic(state: State, now_ns: int) -> Traffic:
     first_ns = 0
     for queue in state.models.values():
         if queue.usable:
-            own_rate = arrival_rate(queue, now_ns)
+            own_rate = queue.rates.per_ns(now_ns)
             rate += own_rate
             load += own_rate * queue.first_share_ns
             first_ns = max(first_ns, queue.first_ns)
@@ -191,7 +191,7 @@ def price_place(state: State, now_ns: int) -> int:
     room_ns = horizon_ns * state.config.fill
     for queue in state.models.values():
         if queue.usable:
-            images, fixed_ns = queue.planned(arrival_rate(queue, now_ns) * horizon_ns)
+            images, fixed_ns = queue.planned(queue.rates.per_ns(now_ns) * horizon_ns)
             planned += images
             room_ns -= fixed_ns
     return price_of(planned, room_ns, state.price_place)

@@ -5,7 +5,6 @@ Knows the shape of the state; must not decide anything.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ from server.engine.queues import ModelQueue, Waiting
 
 BUDGET_WINDOW = 128
 BUDGET_MEMORY_NS = 5_000_000_000  # what nobody has asked for this long says nothing of who comes next
-RATE_WINDOW_NS = 200e6
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,11 @@ class State:
     models: dict[str, ModelQueue]
     jobs: dict[Key, Waiting] = field(default_factory=dict)
     outstanding: Launch | None = None
+    began_ns: int = 0  # when the last launch was ordered
     busy_until_ns: int = 0
+    landed_ns: int = (
+        0  # when a launch would have ended that began when it was ordered; 0 if nobody waited then
+    )
     launches: int = 0
     arrivals: int = 0
     budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first
@@ -79,17 +81,9 @@ def count_arrival(state: State, queue: ModelQueue, job: Job, now_ns: int) -> Non
     budget_ns = job.deadline_ns - now_ns
     if budget_ns < queue.first_ns + state.config.guard_ns:
         return
-    queue.arrivals_per_ns = arrival_rate(queue, now_ns) + 1.0 / RATE_WINDOW_NS
-    queue.last_arrival_ns = now_ns
+    queue.rates.count(now_ns)
     state.budgets.append((now_ns, budget_ns))
     insort(state.sorted_budgets, budget_ns)
     while len(state.budgets) > BUDGET_WINDOW or state.budgets[0][0] < now_ns - BUDGET_MEMORY_NS:
         _, old_ns = state.budgets.popleft()
         del state.sorted_budgets[bisect_left(state.sorted_budgets, old_ns)]
-
-
-def arrival_rate(queue: ModelQueue, now_ns: int) -> float:
-    """Jobs per nanosecond, recent ones counting most."""
-    if queue.last_arrival_ns is None:
-        return 0.0
-    return queue.arrivals_per_ns * math.exp((queue.last_arrival_ns - now_ns) / RATE_WINDOW_NS)

@@ -153,6 +153,29 @@ def test_relaxing_forgets_the_worst_until_the_profile_is_believed_again():
     assert known.ns(0, 1) <= FIRST_FACTOR * MS
 
 
+def test_what_passes_between_launches_is_part_of_their_cost_and_sinks_slowly():
+    known = table()
+    before = known.work_ns(0, 4)
+    for _ in range(10):
+        known.observe_between(2 * MS)
+    crowded = known.work_ns(0, 4)
+    assert crowded - before == pytest.approx(2 * MS, rel=0.1)
+    for _ in range(10):
+        known.observe_between(0)
+    assert before < known.work_ns(0, 4) < crowded
+    for _ in range(500):
+        known.observe_between(0)
+    assert known.work_ns(0, 4) == pytest.approx(before, abs=50_000)
+
+
+def test_the_costlier_a_launch_is_beside_its_images_the_more_of_them_are_best_in_one():
+    known = table()
+    assert known.best_batch(0) < 32
+    for _ in range(50):
+        known.observe_between(5 * MS)
+    assert known.best_batch(0) == 32
+
+
 def test_the_typical_latency_is_the_median_and_below_the_promise():
     known = settled()
     for _ in range(20):

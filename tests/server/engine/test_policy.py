@@ -6,7 +6,17 @@ import pytest
 
 from server.engine.events import Job
 from server.engine.latency import LatencyTable
-from server.engine.policy import PolicyConfig, Pressed, first_answer_ns
+from server.engine.policy import (
+    Arrived,
+    Launch,
+    LaunchDone,
+    PolicyConfig,
+    Pressed,
+    Tick,
+    first_answer_ns,
+    new_state,
+    step,
+)
 from tests.server.engine.simulation import MS, Device, linear_table, tiny_ladder
 
 COSTS = (0.2, 0.8, 4.0)
@@ -500,3 +510,34 @@ def test_a_lonely_job_is_not_held_back_for_traffic_that_has_ended():
     device.arrive(Job("patient", "m", device.now + 1000 * MS))
     device.drain()
     assert device.outcome("patient") == "deepest"
+
+
+def test_the_time_between_two_launches_is_learnt_only_if_work_was_waiting():
+    latency = linear_table(COSTS)
+    state = new_state({"m": (tiny_ladder(len(COSTS)), latency)}, PolicyConfig())
+    least_ns = latency.overhead_ns
+
+    def launch(now_ns: int) -> Launch | None:
+        return next((order for order in step(state, Tick(), now_ns)[1] if isinstance(order, Launch)), None)
+
+    def end(ordered: Launch, now_ns: int) -> None:
+        step(state, LaunchDone(ordered, (0.99,) * len(ordered.keys), ordered.expected_ns), now_ns)
+
+    now = 0
+    for number in range(20):  # idle in between
+        step(state, Arrived(job(number, now / MS + 50)), now)
+        first = launch(now)
+        assert first
+        end(first, now := now + first.expected_ns)
+        assert launch(now) is None
+        now += 3 * MS
+    assert latency.overhead_ns == least_ns
+    for number in range(
+        100, 120
+    ):  # each is there before the launch before it ends, 3 ms of which are not its own
+        step(state, Arrived(job(number, now / MS + 50)), now)
+        ordered = launch(now)
+        assert ordered
+        step(state, Arrived(job(1000 + number, now / MS + 50)), now)
+        end(ordered, now := now + ordered.expected_ns + 3 * MS)
+    assert latency.overhead_ns == pytest.approx(3 * MS, rel=0.2)
