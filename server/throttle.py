@@ -19,7 +19,7 @@ LATE_NS = 8_000_000  # of the tick: with the like for answering, a third of a 50
 PUNCTUAL_NS = 4_000_000
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
-SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
+SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt: as long as most deadlines, and some ticks
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
 RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.75
@@ -72,7 +72,9 @@ class Throttle:
 
     def ticked(self, late_ns: int, now_ns: int) -> None:
         """The tick of the loop came `late_ns` after its time."""
-        self._counts.append((now_ns - self._ticked_ns, self._taken, self._missed))
+        # Those that miss soon after a cut were taken on before it.
+        settling = now_ns - self._cut_ns < SETTLE_NS
+        self._counts.append((now_ns - self._ticked_ns, self._taken, 0 if settling else self._missed))
         self._taken, self._missed, self._ticked_ns = 0, 0, now_ns
         late, before = late_ns > LATE_NS, self._late_before
         self._late_before = late
