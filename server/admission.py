@@ -124,7 +124,9 @@ class Door:
     def enter(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> None:
         """Takes a request on, before its body is read. Raises what `admit` would, and Overloaded above the rate."""
         self.check(model, received_ns, deadline_ns, client)
-        if not self._throttle.take(now := self._clock()):
+        now = self._clock()
+        wait_ns = self._view.first_answer_ns(model.key) + self._lag.guard_ns
+        if not self._throttle.take(now, wait_ns / max(deadline_ns - received_ns, 1)):
             self._refused_ns = now
             if self._shares is not None:
                 self._shares.refused(client)

@@ -15,11 +15,14 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import dropwhile, islice
 
-LATE_NS = 8_000_000  # of the tick: with the like for answering, a third of a 50 ms budget
-PUNCTUAL_NS = 4_000_000
+LATE_NS = 5_000_000  # of the tick: requests then wait as long to be read, and answers to be written
+PUNCTUAL_NS = 2_500_000
+TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
-SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt: as long as most deadlines, and some ticks
+SETTLE_NS = (
+    80_000_000  # between two cuts, for the first to be felt: as long as most deadlines, and some ticks
+)
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
 RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.75
@@ -48,10 +51,15 @@ class Throttle:
         self._counts: deque[tuple[int, int, int]] = deque(maxlen=2 * RECENT)  # nanoseconds, taken, missed
         self._cut_ns = -EPISODE_NS
         self._late_before = False
+        self._tightest = 0.0
         self._refused_ns = -IDLE_NS
 
-    def take(self, now_ns: int) -> bool:
-        """Whether one more request is taken on; counts it if so."""
+    def take(self, now_ns: int, tightness: float = 0.0) -> bool:
+        """Whether one more request is taken on; counts it if so.
+
+        `tightness` is the share of its time that will pass before it can be answered.
+        """
+        self._tightest = max(self._tightest, tightness)
         if self.rate is not None:
             self._fill(now_ns, self.rate)
             if self._tokens < 1:
@@ -78,10 +86,12 @@ class Throttle:
         self._taken, self._missed, self._ticked_ns = 0, 0, now_ns
         late, before = late_ns > LATE_NS, self._late_before
         self._late_before = late
+        tightest, self._tightest = self._tightest, 0.0
         if (late and before) or self._missing():  # one stall is no trend
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
-            self.rate = max(self.rate, self._risen(now_ns))
+            if tightest < TIGHT:
+                self.rate = max(self.rate, self._risen(now_ns))
             if now_ns - max(self._refused_ns, self._cut_ns) > IDLE_NS:
                 self.rate = None
 

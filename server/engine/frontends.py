@@ -66,6 +66,7 @@ class FrontEnds:
         self._gone: list[FrontEnd] = []
         self._ready: list[int | socket.socket | Channel] | None = None  # as `wait` has found it
         self._names = itertools.count(1)
+        self._first = 0
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._listener.bind(str(path))
@@ -85,8 +86,12 @@ class FrontEnds:
         ready = self._ready if self._ready is not None else select.select(self._sources(), (), (), 0)[0]
         self._ready = None
         if self._listener in ready:
-            self._accept()
-        for front_end in list(self.known.values()):
+            ready = [*ready, *self._accept()]
+        # Another first each time: the one who sends without end must not keep the others from being heard.
+        order = deque(self.known.values())
+        order.rotate(self._first)
+        self._first += 1
+        for front_end in order:
             if not front_end.inbox and front_end.channel in ready:
                 self._read(front_end)
             while front_end.inbox:
@@ -116,14 +121,16 @@ class FrontEnds:
     def _sources(self) -> list[socket.socket | Channel]:
         return [self._listener, *[front_end.channel for front_end in self.known.values()]]
 
-    def _accept(self) -> None:
+    def _accept(self) -> list[Channel]:
+        accepted: list[Channel] = []
         while True:
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
-                return
-            name = b"%d" % next(self._names)
-            self.known[name] = FrontEnd(name, Channel(connection))
+                return accepted
+            name, channel = b"%d" % next(self._names), Channel(connection)
+            self.known[name] = FrontEnd(name, channel)
+            accepted.append(channel)
             logger.info("front end connected", extra={"front_end": name.decode()})
 
     def _read(self, front_end: FrontEnd) -> None:

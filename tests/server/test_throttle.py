@@ -41,7 +41,7 @@ def test_lateness_again_and_again_cuts_the_rate_below_what_was_taken_on() -> Non
     _, now = run(throttle, now, 2, 50, 15 * MS)
     assert throttle.rate is not None
     assert math.isclose(throttle.rate, CUT * 2500, rel_tol=0.1)
-    taken, _ = run(throttle, now, 50, 100, 6 * MS)  # neither late nor punctual: the rate stays
+    taken, _ = run(throttle, now, 50, 100, 4 * MS)  # neither late nor punctual: the rate stays
     assert math.isclose(taken, throttle.rate, rel_tol=0.05)
 
 
@@ -69,7 +69,7 @@ def test_where_it_was_too_much_again_at_less_it_expects_less_room() -> None:
     _, now = run(throttle, 0, 50, 60, 0)
     _, now = run(throttle, now, 2, 60, 15 * MS)  # 3,000 a second were too much
     _, now = run(throttle, now, 10, 200, 0)
-    _, now = run(throttle, now, 20, 200, 6 * MS)
+    _, now = run(throttle, now, 20, 200, 4 * MS)
     assert throttle.rate is not None
     assert 2600 < (stays := throttle.rate) < 3000
     _, now = run(throttle, now, 2, 200, 15 * MS)  # and now so many are
@@ -115,9 +115,26 @@ def test_it_is_pressed_while_it_refuses() -> None:
     _, now = run(throttle, 0, 50, 50, 0)
     _, now = run(throttle, now, 2, 50, 15 * MS)
     assert not throttle.pressed(now)
-    _, now = run(throttle, now, 2, 100, 6 * MS)
+    _, now = run(throttle, now, 2, 100, 4 * MS)
     assert throttle.pressed(now)
     assert not throttle.pressed(now + 200 * MS)
+
+
+def test_where_requests_already_wait_for_most_of_their_time_it_takes_on_no_more() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    before = throttle.rate
+    for _ in range(20):
+        throttle.take(now, tightness=0.8)
+        throttle.ticked(0, now := now + TICK)
+    assert throttle.rate == before
+    for _ in range(20):
+        throttle.take(now, tightness=0.3)
+        throttle.ticked(0, now := now + TICK)
+    assert before is not None
+    assert throttle.rate is not None
+    assert throttle.rate > before
 
 
 def test_what_was_taken_on_in_vain_cuts_the_rate_of_a_punctual_loop_too() -> None:
