@@ -1,0 +1,126 @@
+"""The short way and the long way of one and the same request: clients and metrics cannot tell them apart.
+
+A query string that has never been seen goes the long way; seen once, the short way. httpx sends headers and body apart,
+so the requests are written here, in one piece.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.messages import Done
+from tests.server.conftest import Service, image_bytes
+from tests.server.fake_engine import Behaviour, refinement, silent, whole_ladder
+from tests.server.test_front_end import counter, wait_while
+
+Start = Callable[..., Service]
+
+CHANGING = {"request_id", "elapsed_ms", "smallest_feasible_deadline_ms"}
+
+
+@pytest.fixture(scope="module")
+def service(start_service: Start) -> Service:
+    service = start_service()
+    service.front.wait_until()
+    return service
+
+
+def post(service: Service, query: str, body: bytes, media: str) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Status, headers and JSON of a POST that leaves in one write."""
+    head = (
+        f"POST /classify?{query} HTTP/1.1\r\nHost: test\r\nContent-Type: {media}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with service.front.connect() as connection, connection.makefile("rb") as reader:
+        connection.sendall(head.encode() + body)
+        status = int(reader.readline().split()[1])
+        fields: dict[str, str] = {}
+        while (line := reader.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            fields[name] = value
+        return status, fields, json.loads(reader.read(int(fields["content-length"])))
+
+
+def lasting(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in CHANGING}
+
+
+WEBP = image_bytes("WEBP")
+CASES: dict[str, tuple[str, bytes, str, Behaviour, int]] = {
+    "answered": ("deadline_ms=4001", WEBP, "image/webp", whole_ladder, 200),
+    "explained": ("deadline_ms=4002&debug=1", WEBP, "image/webp", whole_ladder, 200),
+    "in time with what there is": (
+        "deadline_ms=151",
+        WEBP,
+        "image/webp",
+        lambda job: [(0, refinement(job, 0, 0.5))],
+        200,
+    ),
+    "nothing in time": ("deadline_ms=152", WEBP, "image/webp", silent, 504),
+    "refused by the engine": (
+        "deadline_ms=4003",
+        WEBP,
+        "image/webp",
+        lambda job: [(0, Done(job.number, "rejected", 5_000_000))],
+        503,
+    ),
+    "no stage left": (
+        "deadline_ms=4004",
+        WEBP,
+        "image/webp",
+        lambda job: [(0, Done(job.number, "stage_failed"))],
+        500,
+    ),
+    "no image": ("deadline_ms=4005", b"nonsense", "image/png", whole_ladder, 422),
+    "damaged": ("deadline_ms=4006", WEBP[: len(WEBP) // 2], "image/webp", whole_ladder, 422),
+    "another type": ("deadline_ms=4007", WEBP, "text/html", whole_ladder, 415),
+    "too many classes": ("deadline_ms=4008&top_k=1000", WEBP, "image/webp", whole_ladder, 422),
+    "unknown model": ("deadline_ms=4009&model=nobody", WEBP, "image/webp", whole_ladder, 404),
+    "many pixels in few bytes": (
+        "deadline_ms=4010",
+        image_bytes("PNG", 400, 400),
+        "image/png",
+        whole_ladder,
+        200,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_ways_give_the_same_and_count_once(service: Service, case: str) -> None:
+    query, body, media, behaviour, status = CASES[case]
+    service.engine.behaviour = behaviour
+    model = "" if case == "unknown model" else "tiny@1"
+    requests = f'anytime_requests_total{{model="{model}",route="/classify",status="{status}"}}'
+    before, images = counter(service, requests), counter(service, "anytime_answers_total")
+    long = post(service, query, body, media)
+    short = post(service, query, body, media)
+    assert long[0] == short[0] == status
+    assert lasting(long[2]) == lasting(short[2])
+    assert set(long[1]) == set(short[1])
+    assert long[2]["request_id"] != short[2]["request_id"] == short[1]["x-request-id"]
+    assert counter(service, requests) == before + 2
+    assert counter(service, "anytime_answers_total") == images + (2 if status == 200 else 0)
+    wait_while(lambda: counter(service, "anytime_jobs_in_flight") > 0)  # told of every 100 ms
+
+
+def test_a_client_that_leaves_is_counted_and_its_job_cancelled(service: Service) -> None:
+    service.engine.behaviour = silent
+    post(service, "deadline_ms=100", WEBP, "image/webp")  # from now on it is known
+    head = f"POST /classify?deadline_ms=100 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(WEBP)}\r\n\r\n"
+    left, status = counter(service, "anytime_clients_left_total"), 'route="/classify",status="499"'
+    gone = f'anytime_requests_total{{model="tiny@1",{status}}}'
+    before = counter(service, gone)
+    service.engine.cancelled.clear()
+    jobs = len(service.engine.jobs)
+    connection = service.front.connect()
+    connection.sendall(head.encode() + WEBP)
+    wait_while(lambda: len(service.engine.jobs) == jobs)
+    connection.close()
+    wait_while(lambda: counter(service, gone) == before)
+    assert counter(service, "anytime_clients_left_total") == left + 1
+    wait_while(lambda: not service.engine.cancelled)
