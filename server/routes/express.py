@@ -61,8 +61,10 @@ class Express:
             bell,
         )
         if request.form:
+            request.close()
             return False
         response = self._guarded(request, lambda: self._begin(request, exchange, query, header))
+        exchange.body = b""  # the connection may keep the exchange for as long as it is idle
         if response is None:
             bell.call = lambda: self._finish(request, exchange)
         else:
