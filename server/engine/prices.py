@@ -260,17 +260,25 @@ class Plans:
         return shares
 
 
-def price_of(planned: Sequence[tuple[Sequence[float], float]], room_ns: float, guess: int) -> int:
-    """The place in GRID of the lowest price at which the planned work fits.
+def price_of(
+    planned: Sequence[tuple[Sequence[float], float]], room_ns: float, guess: int
+) -> tuple[int, float]:
+    """The place in GRID of the lowest price at which the planned work fits, and how nearly the one below does.
+
+    The latter is the share of images that could follow the plans of the price below. The best of all schedules is such
+    a mixture: where many images change their plan at one price, as they do without use of confidence, that price alone
+    leaves much of the device idle, and the one below does not fit.
 
     Args:
         planned: nanoseconds by price of one image, which fall with the price, and how many such images there are.
         room_ns: nanoseconds there are.
         guess: where to begin to look: prices change little from one decision to the next.
     """
+    works: dict[int, float] = {}
 
     def fits(place: int) -> bool:
-        return sum([count * cost[place] for cost, count in planned]) <= room_ns
+        works[place] = work = sum([count * cost[place] for cost, count in planned])
+        return work <= room_ns
 
     last, step = len(GRID) - 1, 1
     if fits(guess):
@@ -283,4 +291,6 @@ def price_of(planned: Sequence[tuple[Sequence[float], float]], room_ns: float, g
         while low + step <= last and not fits(low + step - 1):
             low, step = low + step, 2 * step
         high = min(low + step - 1, last)
-    return low + bisect_left(range(low, high), True, key=fits)
+    place = low + bisect_left(range(low, high), True, key=fits)
+    below, here = works.get(place - 1, 0.0), works.get(place, 0.0)
+    return place, min(max((room_ns - here) / (below - here), 0.0), 1.0) if below > here else 0.0

@@ -181,7 +181,8 @@ def price_place(state: State, now_ns: int) -> int:
     """The place in GRID of the price of device time now.
 
     It is the lowest at which all that is here and all that will probably come within a typical budget fits into that
-    budget, each image following the plan that the price makes best for it.
+    budget, each image following the plan that the price makes best for it; or, now and then, the one below, as often
+    as images may follow its plans.
     """
     typical_ns = typical_budget_ns(state)
     if not typical_ns:
@@ -194,7 +195,12 @@ def price_place(state: State, now_ns: int) -> int:
             images, fixed_ns = queue.planned(queue.rates.per_ns(now_ns) * horizon_ns)
             planned += images
             room_ns -= fixed_ns
-    return price_of(planned, room_ns, state.price_place)
+    place, share = price_of(planned, room_ns, state.price_place)
+    state.below += share
+    if state.below < 1.0:
+        return place
+    state.below -= 1.0
+    return place - 1
 
 
 def first_answer_ns(state: State, model: str, now_ns: int) -> int:

@@ -68,6 +68,7 @@ class State:
         0  # a time before which the device need not turn to the unanswered; 0 where none is known
     )
     price_place: int = 0  # in prices.GRID, of the last decision
+    below: float = 0.0  # how much of a decision at the price below is due
 
 
 def new_state(models: Mapping[str, tuple[Ladder, LatencyTable]], config: PolicyConfig) -> State:
