@@ -157,21 +157,23 @@ class LatencyTable:
         self._doubt_unseen(stage)
         self._settle()
 
-    def observe_between(self, between_ns: int) -> None:
+    def observe_between(self, between_ns: int) -> bool:
         """Learn from the time between the end of a launch and the beginning of the next, though work was waiting.
 
         It is the engine's own work, and on a crowded core that of everybody else: there it can be longer than the
-        launches.
+        launches. Returns whether estimates have changed.
         """
         rises = between_ns > self._between_ns
         step = OVERHEAD_RISES if rises else OVERHEAD_SINKS
         self._between_ns += step * (min(between_ns, LONGEST_OVERHEAD_NS) - self._between_ns)
         overhead_ns = max(int(self._between_ns), self._least_overhead_ns)
-        if abs(overhead_ns - self.overhead_ns) > TELLING_OVERHEAD_NS + self.overhead_ns // 10:
-            self.overhead_ns = overhead_ns
-            for stage in self._work:
-                self._work[stage].clear()
-                self._best[stage] = self.best_batch(stage)
+        if abs(overhead_ns - self.overhead_ns) <= TELLING_OVERHEAD_NS + self.overhead_ns // 10:
+            return False
+        self.overhead_ns = overhead_ns
+        for stage in self._work:
+            self._work[stage].clear()
+            self._best[stage] = self.best_batch(stage)
+        return True
 
     def _doubt_unseen(self, stage: int) -> None:
         """A stage too slow for its deadlines does not run: nothing else would find out that it has recovered."""

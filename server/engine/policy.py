@@ -243,8 +243,8 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
     if best is None:
         return [*orders, *_end_the_rest(state), WaitUntil(None)]
     launch = _take(state, best, now_ns)
-    if landed_ns:
-        state.models[launch.model].latency.observe_between(now_ns - landed_ns)
+    if landed_ns and state.models[launch.model].observe_between(now_ns - landed_ns):
+        state.secure_ns = 0
     # Whoever cannot wait for this launch to end is as good now as he will ever be.
     return [*orders, *_end_hopeless(state, state.busy_until_ns), launch]
 

@@ -192,6 +192,13 @@ class ModelQueue:
         rest_ns = self.latency.work_ns(first, rest) if (rest := count % size) else full_ns
         return [entry[0] - tail_ns for entry in self.unanswered[skip::size]], full_ns, rest_ns
 
+    def observe_between(self, between_ns: int) -> bool:
+        """See LatencyTable: the dearer a launch is beside its images, the larger the batches that are owed."""
+        changed = self.latency.observe_between(between_ns)
+        if changed:
+            self.secure_batch = self._secure_batch()
+        return changed
+
     def _secure_batch(self) -> int:
         return self.latency.best_batch(self.ladder.first) if self.usable else 1
 
