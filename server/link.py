@@ -67,11 +67,6 @@ class Link:
         self._channel: Channel | None = None
         self._watching_writes = False
 
-    @property
-    def connected(self) -> bool:
-        """Whether there is a process at the other end."""
-        return self._channel is not None
-
     def open(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
         """Connects, now or as soon as there is an engine, and again whenever it comes back."""
         self._loop = loop

@@ -4,9 +4,9 @@ Knows how late the event loop's tick is, how many requests were taken on, and ho
 there was time; must not know models, deadlines or HTTP. The door looks at one image: is there room for it, can its
 first rung be in time? It cannot see that processor time itself is short. That is what is controlled here, as CoDel
 (Nichols and Jacobson, 2012) and DAGOR (Zhou et al., 2018) control queues: while the tick is late again and again, or
-more than a few answers are missing, the rate is cut; while the tick is punctual it rises. What is above the rate is
-refused when its headers are complete, for a fraction of what an answer costs, so that the time left is spent on answers
-that arrive.
+more than a few answers are missing, the rate is cut; while the tick is punctual and queues are short it rises. What is
+above the rate is refused when its headers are complete, for a fraction of what an answer costs, so that the time left is
+spent on answers that arrive.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ PUNCTUAL_NS = 2_500_000
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
-SETTLE_NS = (
-    80_000_000  # between two cuts, for the first to be felt: as long as most deadlines, and some ticks
-)
+SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
 RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.75
@@ -117,13 +115,11 @@ class Throttle:
         reached = max(self._took(), LEAST_RATE)
         if self.rate is not None:
             reached = min(reached, self.rate)
-        if (
-            again
-        ):  # a backlog takes several cuts to clear: that says nothing of what can be carried once it is gone
+        if again:
+            # A backlog takes several cuts to clear: that says nothing of what can be carried once it is gone.
             self._too_much = max(self._too_much, reached)
-        elif (
-            self.rate is not None and reached < self._too_much
-        ):  # it has been too much before: there is less room
+        elif self.rate is not None and reached < self._too_much:
+            # Less than what was too much before is too much again: there is less room (CUBIC's fast convergence).
             self._too_much = reached * (1 + CUT) / 2
         else:
             self._too_much = reached

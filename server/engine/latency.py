@@ -131,7 +131,7 @@ class LatencyTable:
 
     def profiled_ns(self, stage: int, batch: int) -> int:
         """As it was on an undisturbed device."""
-        return int(self._base[stage][batch]) + self.overhead_ns
+        return int(self._base[stage][batch]) + self._least_overhead_ns
 
     @property
     def factor(self) -> float:
@@ -169,11 +169,14 @@ class LatencyTable:
         overhead_ns = max(int(self._between_ns), self._least_overhead_ns)
         if abs(overhead_ns - self.overhead_ns) <= TELLING_OVERHEAD_NS + self.overhead_ns // 10:
             return False
+        self._set_overhead(overhead_ns)
+        return True
+
+    def _set_overhead(self, overhead_ns: int) -> None:
         self.overhead_ns = overhead_ns
         for stage in self._work:
             self._work[stage].clear()
             self._best[stage] = self.best_batch(stage)
-        return True
 
     def _doubt_unseen(self, stage: int) -> None:
         """A stage too slow for its deadlines does not run: nothing else would find out that it has recovered."""
@@ -193,6 +196,9 @@ class LatencyTable:
             recent.forget_worst()
         self._last_excesses.clear()
         self._raised_ns *= TAIL_DECAY
+        # Between launches nothing is measured either while there are none.
+        self._between_ns = float(self._least_overhead_ns)
+        self._set_overhead(self._least_overhead_ns)
         self._settle()
 
     def best_batch(self, stage: int, tolerance: float = 0.05, longest_ns: float = math.inf) -> int:

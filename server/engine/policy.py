@@ -132,7 +132,7 @@ def _doubt_estimate(state: State, queue: ModelQueue, budget_ns: int) -> None:
     """An idle device refuses what it once could do: let the estimate sink, or nothing will ever be measured again."""
     idle = state.outstanding is None and not state.jobs
     if idle and budget_ns >= queue.latency.profiled_ns(queue.ladder.first, 1) + state.config.guard_ns:
-        queue.latency.relax()
+        queue.relax()
         state.secure_ns = 0
 
 

@@ -89,6 +89,7 @@ def test_one_that_does_not_read_does_not_keep_it_from_closing() -> None:
     a, b = pair()
     a.send(bytes(5_000_000))
     a.close(linger_s=0.05)
+    assert a.fileno() == -1
     b.close()
 
 

@@ -541,3 +541,17 @@ def test_the_time_between_two_launches_is_learnt_only_if_work_was_waiting():
         step(state, Arrived(job(1000 + number, now / MS + 50)), now)
         end(ordered, now := now + ordered.expected_ns + 3 * MS)
     assert latency.overhead_ns == pytest.approx(3 * MS, rel=0.2)
+
+
+def test_an_idle_device_that_was_crowded_takes_what_it_once_could_again():
+    latency = linear_table(COSTS)
+    state = new_state({"m": (tiny_ladder(len(COSTS)), latency)}, PolicyConfig())
+    for _ in range(50):
+        state.models["m"].observe_between(5 * MS)
+    taken = []
+    for number in range(20):
+        now = number * 10 * MS
+        taken.append(not step(state, Arrived(job(number, now / MS + 3)), now)[1])
+        if taken[-1]:
+            break
+    assert taken[-1]
