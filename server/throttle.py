@@ -5,7 +5,7 @@ there was time; must not know models, deadlines or HTTP. The door looks at one i
 first rung be in time? It cannot see that processor time itself is short. That is what is controlled here, as CoDel
 (Nichols and Jacobson, 2012) and DAGOR (Zhou et al., 2018) control queues: while the tick is late again and again, or
 more than a few answers are missing, the rate is cut; while the tick is punctual and queues are short it rises. What is
-above the rate is refused when its headers are complete, for a fraction of what an answer costs, so that the time left is
+above the rate is refused when its headers are complete, for a fraction of what an answer costs: the time left is
 spent on answers that arrive.
 """
 
