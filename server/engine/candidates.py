@@ -44,6 +44,8 @@ POOR = 0.75
 Seats = list[tuple[float, Group | None, int, int]]
 """Who may join a launch: what it is worth to each of them, their group (None: unanswered), and which slice of it."""
 
+_EACH = itemgetter(0)
+
 Explain = Callable[[list[Candidate], Candidate | None], None]
 """Told what was considered for a decision and what was chosen (which is among it, unless nothing saves everyone)."""
 
@@ -140,26 +142,26 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
 
 def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int) -> list[Candidate]:
     """Launches that are worth their time at this price to those in them."""
-    floor = queue.plans.floor
+    floor, price = queue.plans.floor, float(GRID[place])
     place = min(max(place, floor), queue.plans.ceiling)
     worths = queue.plans.at(place)
     seats = _answered_seats(state, queue, room.now_ns, worths)
     if not queue.unanswered:
-        return _launches(state, name, queue, room, seats)
+        return _launches(state, name, queue, room, seats, price)
     if state.pressed:  # there are no answered jobs then
         return _first_rungs(state, name, queue, room)
     # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
     direct = place > floor and queue.plans.knows(queue.ladder.first)
-    patient = _may_wait(state, queue, worths, GRID[place], direct, room.now_ns)
+    patient = _may_wait(state, queue, worths, float(GRID[place]), direct, room.now_ns)
     found = [] if patient else _first_rungs(state, name, queue, room)
     if direct:
         _seat_beginners(state, queue, worths, seats, patient=patient)
-    return found + _launches(state, name, queue, room, seats, max(map(_per_time, found), default=0.0))
+    return found + _launches(state, name, queue, room, seats, price, max(map(_per_time, found), default=0.0))
 
 
 def _answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths) -> dict[int, Seats]:
     seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
-    patience = state.config.patience
+    known = worths.known
     guarded_ns = now_ns + state.config.guard_ns
     # A launch of this rung now and another after it: who cannot have that must be in this one.
     again_ns = {stage: guarded_ns + 2 * queue.latency.ns(stage, 1) for stage in seats}
@@ -170,19 +172,19 @@ def _answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths
             for stage, gain in group.gains:
                 seats[stage].append((gain, group, 0, count))
             continue
-        value, worth = worths.of(group.place)
-        passed = patience * value
+        worth, beyond = known.get(group.place) or worths.of(group.place)
         if entries[0][0] >= last_ns:
-            for stage, _ in group.gains:
-                if worth[stage] > passed:
-                    seats[stage].append((worth[stage] - passed, group, 0, count))
+            for stage, each in beyond:
+                seats[stage].append((each, group, 0, count))
             continue
+        urgent = {}
         for stage, _ in group.gains:
-            urgent = bisect_left(entries, (again_ns[stage],))
-            if urgent:
-                seats[stage].append((worth[stage], group, 0, urgent))
-            if urgent < count and worth[stage] > passed:
-                seats[stage].append((worth[stage] - passed, group, urgent, count))
+            urgent[stage] = many = bisect_left(entries, (again_ns[stage],))
+            if many:
+                seats[stage].append((worth[stage], group, 0, many))
+        for stage, each in beyond:
+            if urgent[stage] < count:
+                seats[stage].append((each, group, urgent[stage], count))
     return seats
 
 
@@ -276,69 +278,83 @@ def _first_batches(state: State, name: str, queue: ModelQueue, now_ns: int) -> I
 
 
 def _launches(
-    state: State, name: str, queue: ModelQueue, room: _Room, seats: dict[int, Seats], best: float = 0.0
+    state: State,
+    name: str,
+    queue: ModelQueue,
+    room: _Room,
+    seats: dict[int, Seats],
+    price: float = 0.0,
+    best: float = 0.0,
 ) -> list[Candidate]:
-    """Launches for those who wait for a seat; what is far from being worth `best` a nanosecond may be left out."""
+    """Launches for those who wait for a seat; without those that `_best_of` would not look at beside one that is worth
+    `best` a nanosecond."""
     found: list[Candidate] = []
-    promising = [(_promises(queue, stage, wanted), stage) for stage, wanted in seats.items() if wanted]
+    promising = [(*_promises(queue, stage, wanted), stage) for stage, wanted in seats.items() if wanted]
     promising.sort(reverse=True)
-    for promise, stage in promising:
-        if promise < best * POOR:
+    for promise, available, stage in promising:
+        wanted_rate = best * (POOR if best < POOR * price else state.config.nearly_as_good)
+        if promise < wanted_rate:
             break
-        wanted = seats[stage]
-        joined = any(seat[1] is None for seat in wanted)
-        if joined or queue.latency.work_ns(stage, 1) * room.crowding <= room.secure_ns:
-            of_stage = _launches_of(state, name, queue, room, stage, wanted, joined=joined)
-            best = max([best, *map(_per_time, of_stage)])
-            found += of_stage
+        of_stage = _launches_of(state, name, queue, room, stage, seats[stage], available, wanted_rate)
+        best = max([best, *map(_per_time, of_stage)])
+        found += of_stage
     return found
 
 
-def _promises(queue: ModelQueue, stage: int, seats: Seats) -> float:
-    """At most so much a nanosecond: the neediest are in it, in the largest batch that there can be. Sorts the seats."""
-    seats.sort(key=itemgetter(0), reverse=True)
-    count = min(sum([seat[3] - seat[2] for seat in seats]), queue.max_batch)
-    return seats[0][0] * count / queue.latency.work_ns(stage, count)
+def _promises(queue: ModelQueue, stage: int, seats: Seats) -> tuple[float, int]:
+    """At most so much a nanosecond, with the neediest in the largest batch there can be; and how many may join."""
+    available = sum([seat[3] - seat[2] for seat in seats])
+    count = min(available, queue.max_batch)
+    return max(map(_EACH, seats)) * count / queue.latency.work_ns(stage, count), available
 
 
 def _launches_of(
-    state: State, name: str, queue: ModelQueue, room: _Room, stage: int, seats: Seats, *, joined: bool
+    state: State,
+    name: str,
+    queue: ModelQueue,
+    room: _Room,
+    stage: int,
+    seats: Seats,
+    available: int,
+    wanted_rate: float,
 ) -> list[Candidate]:
-    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much.
-
-    `joined`: by unanswered jobs.
-    """
+    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much."""
+    latency, nearly = queue.latency, state.config.nearly_as_good
+    joined = seats[-1][1] is None  # unanswered jobs come last
+    latest_ns = NEVER if joined else room.secure_ns / room.crowding
+    if latency.work_ns(stage, 1) > latest_ns:
+        return []
+    seats.sort(key=_EACH, reverse=True)
     found: list[Candidate] = []
-    best = 0.0
-    latency, most = queue.latency, seats[0][0]
+    most = seats[0][0]
     accuracy = queue.ladder.accuracy(1 << queue.ladder.first)
     tail_ns, longest_ns = latency.tail_ns, room.longest_ns
-    latest_ns = NEVER if joined else room.secure_ns / room.crowding
-    for count in _batches(queue, sum([seat[3] - seat[2] for seat in seats])):
+    least_lost = accuracy * room.blocked(latency.work_ns(stage, 1))
+    for count in _batches(queue, available):
         work_ns = latency.work_ns(stage, count)
         ns = work_ns + tail_ns
         if work_ns > latest_ns or (ns > longest_ns and count > 1):
             continue
+        if count * most <= max(wanted_rate * work_ns, least_lost):  # smaller ones are worth less still
+            break
         lost = accuracy * room.blocked(work_ns)
         if lost >= count * most:
             continue
         gain, members, beginners, taken = _neediest(
             queue, seats, count, room.now_ns + ns + state.config.guard_ns
         )
-        if not taken:
-            continue
         if taken < count:
             work_ns = latency.work_ns(stage, taken)
             ns = work_ns + tail_ns
             lost = accuracy * room.blocked(work_ns)
         gain -= lost
-        if gain <= 0 or gain < best * state.config.nearly_as_good * work_ns:
+        if gain <= 0 or gain < wanted_rate * work_ns:
             if found:
                 break
             continue
         candidate = Candidate(gain, work_ns, ns, name, stage, members, beginners, taken)
         if _secure(state, candidate, room):
-            best = max(best, gain / work_ns)
+            wanted_rate = max(wanted_rate, nearly * gain / work_ns)
             found.append(candidate)
     return found
 

@@ -37,7 +37,9 @@ class Ladder:
         self.names = tuple(names)
         self.usable = sorted(range(len(names)) if usable is None else usable)
         self._deepest = self.usable[-1] if self.usable else 0
-        self._accuracies = accuracies
+        self._accuracies = {
+            mask: accuracies.get(self.key_of(mask), 0.0) for mask in range(1 << len(self.names))
+        }
         self._gains = gains
         self._inner_edges = tuple(gain_bin_edges[1:-1])
         self._cache: dict[tuple[int, int, bool], Gains] = {}
@@ -73,7 +75,7 @@ class Ladder:
 
     def accuracy(self, mask: int) -> float:
         """Accuracy of the pooled answer over a set of rungs."""
-        return self._accuracies[self.key_of(mask)]
+        return self._accuracies[mask]
 
     def gains_after(self, mask: int, bin_: int, every_stage: bool) -> Gains:
         """What may usefully run next for a job that has had `mask`: (rung, expected gain above 0), shallow first."""

@@ -43,7 +43,7 @@ from server.engine.events import (
     Tick,
     WaitUntil,
 )
-from server.engine.ladder import Gains, Ladder
+from server.engine.ladder import Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
 from server.engine.room import (
@@ -143,13 +143,14 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
     queue.latency.observe(launch.stage, len(launch.keys), done.duration_ns)
     state.landed_ns = state.began_ns + done.duration_ns
     orders: list[Instruction] = []
+    ladder, saw, bit = queue.ladder, queue.plans.saw, 1 << launch.stage
     for key, confidence in zip(launch.keys, done.confidences, strict=True):
         waiting = state.jobs.get(key)
         if waiting is None:  # cancelled meanwhile
             continue
-        bin_ = queue.ladder.bin_of(confidence)
-        queue.plans.saw(waiting.mask, waiting.bin_, launch.stage, bin_)
-        waiting.mask |= 1 << launch.stage
+        bin_ = ladder.bin_of(confidence)
+        saw(waiting.mask, waiting.bin_, launch.stage, bin_)
+        waiting.mask |= bit
         waiting.bin_ = bin_
         reason = _place_answered(state, queue, waiting, confidence, now_ns)
         if reason:
@@ -162,20 +163,15 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
 def _place_answered(state: State, queue: ModelQueue, waiting: Waiting, confidence: float, now_ns: int) -> str:
     """Queue the job for a deeper rung; returns the reason to finish it instead, or nothing."""
     job = waiting.job
-    if confidence >= job.min_confidence and job.min_confidence < 1.0:
+    if confidence >= job.min_confidence < 1.0:
         return "confident"
-    gains = queue.gains_of(waiting)
-    if not gains:
+    group = queue.outlook(waiting)
+    if group is None:
         return _reason_to_stop(queue, waiting)
-    if not _fits_any(queue, gains, job.deadline_ns - state.config.guard_ns - now_ns):
+    if job.deadline_ns - state.config.guard_ns - now_ns < queue.latency.ns(group.shortest, 1):
         return "deadline"
-    queue.add_answered(waiting, gains)
+    queue.add_answered(waiting, group)
     return ""
-
-
-def _fits_any(queue: ModelQueue, gains: Gains, room_ns: int) -> bool:
-    room_ns -= queue.latency.tail_ns
-    return any(queue.latency.work_ns(stage, 1) <= room_ns for stage, _ in gains)
 
 
 def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:
@@ -187,7 +183,7 @@ def _reason_to_stop(queue: ModelQueue, waiting: Waiting) -> str:
 def _launch_failed(state: State, launch: Launch) -> list[Instruction]:
     """The stage leaves the ladder. Its jobs go on with other rungs, answered ones of the model are placed anew."""
     queue = state.models[launch.model]
-    state.outstanding, state.secure_ns = None, 0
+    state.outstanding, state.secure_ns, state.ended_ns = None, 0, 0
     moved = queue.fail(launch.stage)
     members = [state.jobs[key] for key in launch.keys if key in state.jobs]
     for waiting in moved + members:
@@ -209,10 +205,10 @@ def _place_again(queue: ModelQueue, waiting: Waiting) -> str:
     if not waiting.mask:
         queue.add_unanswered(waiting)
         return ""
-    gains = queue.gains_of(waiting)
-    if not gains:
+    group = queue.outlook(waiting)
+    if group is None:
         return _reason_to_stop(queue, waiting)
-    queue.add_answered(waiting, gains)
+    queue.add_answered(waiting, group)
     return ""
 
 
@@ -253,9 +249,12 @@ def _end_hopeless(state: State, free_at_ns: int) -> list[Instruction]:
     orders: list[Instruction] = []
     for queue in state.models.values():
         if queue.usable:
-            late, spent = queue.take_hopeless(free_at_ns, state.config.guard_ns)
+            late = queue.take_late(free_at_ns, state.config.guard_ns)
             orders += [_end(state, waiting, "expired") for waiting in late]
-            orders += [_end(state, waiting, "overload") for waiting in spent]
+            if free_at_ns > state.ended_ns:
+                spent = queue.take_spent(free_at_ns, state.config.guard_ns)
+                orders += [_end(state, waiting, "overload") for waiting in spent]
+    state.ended_ns = max(state.ended_ns, free_at_ns)
     return orders
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ SOLVE_AGAIN = 2_048.0  # at least so many between two solutions, however the dev
 KNOWN = 64.0
 FORGET_AT = 20_000.0  # finished rungs, then all counts are halved: traffic changes
 LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
+PATIENCE = (
+    0.95  # how surely an image that is passed over now is served later: so much counts what it would gain
+)
 STALE = 0.1  # relative change of the device's speed after which plans are made anew
 
 
@@ -51,24 +55,26 @@ class Worths:
         root_value: what a new image will gain, less the price of the time for it.
         root_worth: by rung, what it gains a new image at once and all that is gained after it.
         root_rung: the rung that it should begin with.
+        known: what `of` has said, by state.
     """
 
     def __init__(self, tables: _Tables, place: int) -> None:
         self._tables, self._place = tables, place
-        self._known: dict[int, tuple[float, list[float]]] = {}
+        self.known: dict[int, tuple[list[float], list[tuple[int, float]]]] = {}
         self.root_value = float(tables.root_value[place])
         self.root_worth: list[float] = tables.root_worth[:, place].tolist()
         self.root_rung = int(tables.root_rung[place])
 
-    def of(self, state: int) -> tuple[float, list[float]]:
-        """The same two of an image in this state: `root_value` and `root_worth`, of what it gains from here on."""
-        found = self._known.get(state)
+    def of(self, state: int) -> tuple[list[float], list[tuple[int, float]]]:
+        """Of an image in this state: by rung, what it gains at once and all that is gained after it; and the rungs
+        that are worth more than to be passed over, each with what it is worth beyond that."""
+        found = self.known.get(state)
         if found is None:  # few of the states are met, so that all would take longer
             tables, place = self._tables, self._place
-            found = self._known[state] = (
-                float(tables.value[state, place]),
-                tables.worth[state, :, place].tolist(),
-            )
+            worth = tables.worth[state, :, place].tolist()
+            passed = PATIENCE * float(tables.value[state, place])
+            beyond = [(stage, each - passed) for stage, each in enumerate(worth) if each > passed]
+            found = self.known[state] = worth, beyond
         return found
 
 
@@ -107,8 +113,8 @@ class Plans:
         self._costs: dict[int, list[float]] = {}
         self._longest_ns = math.inf
         self._steps: Iterator[bool] | None = None
-        self._seen: dict[tuple[int, int], Floats] = {}
-        self._first_seen: dict[int, Floats] = {}
+        self._seen: dict[tuple[int, int], list[list[float]]] = {}
+        self._first_seen: dict[int, list[float]] = {}
         self._first_counts: dict[int, float] = {}
         self._observed = 0.0
         self._solve_at = 0.0
@@ -139,12 +145,12 @@ class Plans:
         if mask:
             table = self._seen.get((mask, stage))
             if table is None:
-                table = self._seen[mask, stage] = np.zeros((self._bins, self._bins))
-            table[bin_, new_bin] += 1.0
+                table = self._seen[mask, stage] = [[0.0] * self._bins for _ in range(self._bins)]
+            table[bin_][new_bin] += 1.0
         else:
             row = self._first_seen.get(stage)
             if row is None:
-                row = self._first_seen[stage] = np.zeros(self._bins)
+                row = self._first_seen[stage] = [0.0] * self._bins
             row[new_bin] += 1.0
             self._first_counts[stage] = self._first_counts.get(stage, 0.0) + 1.0
         self._observed += 1.0
@@ -172,8 +178,8 @@ class Plans:
         self._longest_ns = longest_ns
         self._solve_at = min(max(2 * self._observed, 64.0), self._observed + SOLVE_EVERY)
         if self._observed > FORGET_AT:
-            for table in (*self._seen.values(), *self._first_seen.values()):
-                np.multiply(table, 0.5, out=table)
+            for row in (*chain.from_iterable(self._seen.values()), *self._first_seen.values()):
+                row[:] = [0.5 * count for count in row]
             self._first_counts = {stage: 0.5 * count for stage, count in self._first_counts.items()}
             self._observed *= 0.5
             self._solve_at = self._observed + SOLVE_EVERY
@@ -220,8 +226,9 @@ class Plans:
         worth = made.worth[here, stage]
         np.matmul(moves, made.value[after], out=worth)
         worth += gain
+        worth *= gain > 0  # no detours over a rung that makes the answer worse
         net = worth - GRID * cost
-        better = (net > made.value[here]) & (gain > 0)
+        better = net > made.value[here]
         np.copyto(made.value[here], net, where=better)
         np.copyto(made.cost[here], cost + moves @ made.cost[after], where=better)
         return True
@@ -246,16 +253,18 @@ class Plans:
 
     def _moves(self, mask: int, stage: int) -> Floats:
         """Probability [bin, next bin]; what is missing to 1 stops."""
-        table = self._seen.get((mask, stage))
-        if table is None:
+        seen = self._seen.get((mask, stage))
+        if seen is None:
             return np.zeros((self._bins, self._bins))
+        table = np.array(seen)
         moves: Floats = table / (table.sum(axis=1, keepdims=True) + UNSEEN)
         return moves
 
     def _shares(self, stage: int) -> Floats:
-        row = self._first_seen.get(stage)
-        if row is None:
+        seen = self._first_seen.get(stage)
+        if seen is None:
             return np.zeros(self._bins)
+        row = np.array(seen)
         shares: Floats = row / (row.sum() + UNSEEN)
         return shares
 

@@ -69,7 +69,8 @@ class ModelQueue:
         self.latency = latency
         self.max_batch = max_batch
         self.unanswered: list[Entry] = []
-        self.groups: dict[tuple[int, int, bool], Group] = {}
+        self.groups: dict[tuple[int, int, bool], Group] = {}  # without empty ones
+        self._outlooks: dict[tuple[int, int, bool], Group | None] = {}
         self.rates = Rates()
         self.secure_batch = self._secure_batch()
         self.plans = Plans(ladder, latency)
@@ -101,6 +102,7 @@ class ModelQueue:
         self.plans.renew()
         moved = [entry[2] for group in self.groups.values() for entry in group.entries]
         self.groups.clear()
+        self._outlooks.clear()
         for waiting in moved:
             waiting.group = None
         return moved
@@ -109,19 +111,20 @@ class ModelQueue:
         """Wait for a first answer."""
         insort(self.unanswered, (waiting.job.deadline_ns, waiting.order, waiting))
 
-    def gains_of(self, waiting: Waiting) -> Gains:
-        """What an answered job could still gain, by rung."""
-        return self.ladder.gains_after(waiting.mask, waiting.bin_, waiting.job.every_stage)
-
-    def add_answered(self, waiting: Waiting, gains: Gains) -> None:
-        """Wait for a deeper rung."""
+    def outlook(self, waiting: Waiting) -> Group | None:
+        """Where an answered job would wait for a deeper rung; None if it can gain nothing more."""
         key = (waiting.mask, waiting.bin_, waiting.job.every_stage)
-        group = self.groups.get(key)
-        if group is None:
-            shortest = min(gains, key=lambda gain: self.latency.profiled_ns(gain[0], 1))[0]
-            place = -1 if waiting.job.every_stage else self.plans.state(waiting.mask, waiting.bin_)
-            group = self.groups[key] = Group(key, gains, shortest, place)
+        try:
+            return self._outlooks[key]
+        except KeyError:
+            group = self._outlooks[key] = self._new_group(key)
+            return group
+
+    def add_answered(self, waiting: Waiting, group: Group) -> None:
+        """Wait there."""
         waiting.group = group
+        if not group.entries:
+            self.groups[group.key] = group
         insort(group.entries, (waiting.job.deadline_ns, waiting.order, waiting))
 
     def remove(self, waiting: Waiting) -> None:
@@ -148,22 +151,24 @@ class ModelQueue:
             self.groups.pop(group.key, None)
         return taken
 
-    def take_hopeless(self, free_ns: int, guard_ns: int) -> tuple[list[Waiting], list[Waiting]]:
-        """(Unanswered, answered) jobs that no rung can reach any more if the device is free at `free_ns`, taken out."""
-        late: list[Waiting] = []
-        if self.unanswered and self.unanswered[0][0] < (limit := free_ns + guard_ns + self.first_ns):
-            late = self.take_unanswered(bisect_left(self.unanswered, (limit,)))
+    def take_late(self, free_ns: int, guard_ns: int) -> list[Waiting]:
+        """Unanswered jobs that no rung can reach any more if the device is free at `free_ns`, taken out."""
+        if not self.unanswered or self.unanswered[0][0] >= (limit := free_ns + guard_ns + self.first_ns):
+            return []
+        return self.take_unanswered(bisect_left(self.unanswered, (limit,)))
+
+    def take_spent(self, free_ns: int, guard_ns: int) -> list[Waiting]:
+        """Answered jobs likewise."""
         start_ns = free_ns + guard_ns
         longest_ns = start_ns + self.latency.ns(self.ladder.usable[-1], 1)
         near = [group for group in self.groups.values() if group.entries[0][0] < longest_ns]
-        if not near:
-            return late, []
-        limits = {stage: start_ns + self.latency.ns(stage, 1) for stage in self.ladder.usable}
-        past = [group for group in near if group.entries[0][0] < limits[group.shortest]]
+        limits = {stage: start_ns + self.latency.ns(stage, 1) for stage in self.ladder.usable} if near else {}
         spent: list[Waiting] = []
-        for group in past:
-            spent += self.take_answered(group, 0, bisect_left(group.entries, (limits[group.shortest],)))
-        return late, spent
+        for group in near:
+            limit = limits[group.shortest]
+            if group.entries[0][0] < limit:
+                spent += self.take_answered(group, 0, bisect_left(group.entries, (limit,)))
+        return spent
 
     def planned(self, coming: float) -> tuple[list[tuple[list[float], float]], int]:
         """Device time that all jobs here and `coming` new ones will take, each by its plan: (by price, how many) and
@@ -203,6 +208,14 @@ class ModelQueue:
         """See LatencyTable."""
         self.latency.relax()
         self.secure_batch = self._secure_batch()
+
+    def _new_group(self, key: tuple[int, int, bool]) -> Group | None:
+        mask, bin_, every_stage = key
+        gains = self.ladder.gains_after(mask, bin_, every_stage)
+        if not gains:
+            return None
+        shortest = min(gains, key=lambda gain: self.latency.profiled_ns(gain[0], 1))[0]
+        return Group(key, gains, shortest, -1 if every_stage else self.plans.state(mask, bin_))
 
     def _secure_batch(self) -> int:
         return self.latency.best_batch(self.ladder.first) if self.usable else 1

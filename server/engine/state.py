@@ -30,8 +30,6 @@ class PolicyConfig:
             the best.
         horizon: how far planning looks ahead, in typical budgets.
         fill: the share of the device's time that planning fills.
-        patience: how surely an image that is passed over now is served later: what it would gain counts so much
-            against taking it now.
         efficient: a batch of first rungs need not grow once it uses the device so well, as a share of the best batch.
         alone: share of the device that first rungs one by one may take before they wait for each other.
     """
@@ -41,7 +39,6 @@ class PolicyConfig:
     nearly_as_good: float = 0.95
     horizon: float = 1.0
     fill: float = 1.0
-    patience: float = 0.95
     efficient: float = 0.9
     alone: float = 0.25
 
@@ -56,6 +53,7 @@ class State:
     outstanding: Launch | None = None
     began_ns: int = 0  # when the last launch was ordered
     busy_until_ns: int = 0
+    ended_ns: int = 0  # who could not wait for the device until then has been ended
     landed_ns: int = (
         0  # when a launch would have ended that began when it was ordered; 0 if nobody waited then
     )
