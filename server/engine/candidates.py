@@ -38,7 +38,7 @@ class Candidate:
     given_up: int = 0
 
 
-POOR = 0.75
+POOR = 0.9
 """A launch that is worth less than this share of the price of its time is a poor one."""
 
 Seats = list[tuple[float, Group | None, int, int]]
@@ -77,7 +77,7 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
     room = _Room(
         now_ns=now_ns,
         secure_ns=secure_start(state) - now_ns,
-        longest_ns=longest_batch_ns(state, coming.load),
+        longest_ns=longest_batch_ns(state),
         crowding=1.0 + coming.load,
         blocked=blocked(state, coming),
         starts={},

@@ -53,7 +53,6 @@ from server.engine.room import (
     gathers_until,
     longest_batch_ns,
     price_place,
-    traffic,
 )
 from server.engine.state import PolicyConfig, State, count_arrival, new_state
 
@@ -156,7 +155,7 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
         if reason:
             del state.jobs[key]
             orders.append(Finish(key, reason))
-    queue.plans.refresh(longest_batch_ns(state, traffic(state, now_ns).load))
+    queue.plans.refresh(longest_batch_ns(state))
     return orders
 
 

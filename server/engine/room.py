@@ -144,14 +144,11 @@ def typical_budget_ns(state: State) -> int:
     return budgets[len(budgets) // 2] if budgets else 0
 
 
-def longest_batch_ns(state: State, load: float) -> float:
-    """How long a launch of several images may be: those who arrive meanwhile must have time for a deep rung too.
-
-    Those who arrive during L nanoseconds need L·load of the device for their first rungs, so L + L·load must leave half
-    of a typical budget.
-    """
+def longest_batch_ns(state: State) -> float:
+    """How long a launch of several images may be: those who arrive meanwhile must have time for one as long after it,
+    so half of a typical budget."""
     typical_ns = typical_budget_ns(state)
-    return 0.5 * (typical_ns - state.config.guard_ns) / (1.0 + load) if typical_ns else math.inf
+    return 0.5 * (typical_ns - state.config.guard_ns) if typical_ns else math.inf
 
 
 def blocked(state: State, coming: Traffic) -> Callable[[int], float]:

@@ -29,7 +29,7 @@ class PolicyConfig:
         nearly_as_good: a shorter launch is preferred while its gain per nanosecond is at least this share of
             the best.
         horizon: how far planning looks ahead, in typical budgets.
-        fill: the share of the device's time that planning fills.
+        fill: how much is planned for the device's time: whoever comes late in it can still be served after it.
         efficient: a batch of first rungs need not grow once it uses the device so well, as a share of the best batch.
         alone: share of the device that first rungs one by one may take before they wait for each other.
     """
@@ -38,7 +38,7 @@ class PolicyConfig:
     guard_ns: int = 300_000
     nearly_as_good: float = 0.95
     horizon: float = 1.0
-    fill: float = 1.0
+    fill: float = 1.1
     efficient: float = 0.9
     alone: float = 0.25
 
