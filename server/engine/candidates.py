@@ -295,7 +295,13 @@ def _launches(
         wanted_rate = best * (POOR if best < POOR * price else state.config.nearly_as_good)
         if promise < wanted_rate:
             break
-        of_stage = _launches_of(state, name, queue, room, stage, seats[stage], available, wanted_rate)
+        joined = seats[stage][-1][1] is None  # by unanswered jobs: they come last
+        latest_ns = NEVER if joined else room.secure_ns / room.crowding
+        if queue.latency.work_ns(stage, 1) > latest_ns:
+            continue
+        of_stage = _launches_of(
+            state, name, queue, room, stage, seats[stage], available, latest_ns, wanted_rate
+        )
         best = max([best, *map(_per_time, of_stage)])
         found += of_stage
     return found
@@ -316,14 +322,12 @@ def _launches_of(
     stage: int,
     seats: Seats,
     available: int,
+    latest_ns: float,
     wanted_rate: float,
 ) -> list[Candidate]:
-    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much."""
+    """From the largest batch down, as long as that is worth more a nanosecond, or nearly as much; none that is longer
+    than `latest_ns` or worth less than `wanted_rate` a nanosecond."""
     latency, nearly = queue.latency, state.config.nearly_as_good
-    joined = seats[-1][1] is None  # unanswered jobs come last
-    latest_ns = NEVER if joined else room.secure_ns / room.crowding
-    if latency.work_ns(stage, 1) > latest_ns:
-        return []
     seats.sort(key=_EACH, reverse=True)
     found: list[Candidate] = []
     most = seats[0][0]

@@ -115,7 +115,6 @@ class Plans:
         self._steps: Iterator[bool] | None = None
         self._seen: dict[tuple[int, int], list[list[float]]] = {}
         self._first_seen: dict[int, list[float]] = {}
-        self._first_counts: dict[int, float] = {}
         self._observed = 0.0
         self._solve_at = 0.0
         self._solved_at = 0.0
@@ -152,12 +151,11 @@ class Plans:
             if row is None:
                 row = self._first_seen[stage] = [0.0] * self._bins
             row[new_bin] += 1.0
-            self._first_counts[stage] = self._first_counts.get(stage, 0.0) + 1.0
         self._observed += 1.0
 
     def knows(self, stage: int) -> bool:
         """Whether enough new images have had this rung to say where they go from there."""
-        return self._first_counts.get(stage, 0.0) >= KNOWN
+        return sum(self._first_seen.get(stage, ())) >= KNOWN
 
     def refresh(self, longest_ns: float) -> None:
         """Go on with making the plans anew, a step a call, where they have gone stale.
@@ -180,7 +178,6 @@ class Plans:
         if self._observed > FORGET_AT:
             for row in (*chain.from_iterable(self._seen.values()), *self._first_seen.values()):
                 row[:] = [0.5 * count for count in row]
-            self._first_counts = {stage: 0.5 * count for stage, count in self._first_counts.items()}
             self._observed *= 0.5
             self._solve_at = self._observed + SOLVE_EVERY
         self._solved_at = self._observed
