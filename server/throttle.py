@@ -7,6 +7,9 @@ first rung be in time? It cannot see that processor time itself is short. That i
 more than a few answers are missing, the rate is cut; while the tick is punctual and queues are short it rises. What is
 above the rate is refused when its headers are complete, for a fraction of what an answer costs: the time left is
 spent on answers that arrive.
+
+Before anybody is refused, answers get simpler: an engine on the same cores is pressed to run only first rungs as soon
+as ticks are late on average.
 """
 
 from __future__ import annotations
@@ -20,15 +23,19 @@ PUNCTUAL_NS = 2_500_000
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
+MISSING_TICKS = 2  # nor are those of one tick: something else has held them up
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
 RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.75
-BACK_S = 0.4  # from a cut until the rate is again what was too much, if all is punctual meanwhile
+BACK_S = 0.4  # from a cut until the rate is again what was too much, if all is just punctual meanwhile
+SWIFT = 3.0  # it may be so many times as fast, the more punctual the faster
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
 LEAST_BURST = 8.0  # … or so many
 LEAST_RATE = 50.0  # a second: at less, whatever is late, it is not their number
-PRESSED_NS = 100_000_000  # after the last refusal
+CROWDED_NS = 2_000_000  # ticks that are so late on average tell that processor time is wanted
+WEIGHT = 0.25  # of the last tick in that average
+PRESSED_NS = 100_000_000  # after the last refusal, or the last such tick
 IDLE_NS = 1_000_000_000  # it ends once it has refused nobody for so long
 
 
@@ -48,9 +55,11 @@ class Throttle:
         self._ticked_ns = 0
         self._counts: deque[tuple[int, int, int]] = deque(maxlen=2 * RECENT)  # nanoseconds, taken, missed
         self._cut_ns = -EPISODE_NS
+        self._recovered_s = 0.0  # since the last cut, counted the faster the more punctual the loop is
         self._late_before = False
+        self._late_ns = 0.0  # on average
         self._tightest = 0.0
-        self._refused_ns = -IDLE_NS
+        self._refused_ns = self._crowded_ns = -IDLE_NS
 
     def take(self, now_ns: int, tightness: float = 0.0) -> bool:
         """Whether one more request is taken on; counts it if so.
@@ -68,8 +77,9 @@ class Throttle:
         return True
 
     def pressed(self, now_ns: int) -> bool:
-        """Whether requests are being refused because of the rate."""
-        return self.rate is not None and now_ns - self._refused_ns < PRESSED_NS
+        """Whether whoever shares the processor had better leave it: it is crowded, or requests are being refused."""
+        refusing = self.rate is not None and now_ns - self._refused_ns < PRESSED_NS
+        return refusing or now_ns - self._crowded_ns < PRESSED_NS
 
     def missed(self, had_ns: int) -> None:
         """A request that was taken on got no answer in the `had_ns` that there were for it."""
@@ -80,7 +90,12 @@ class Throttle:
         """The tick of the loop came `late_ns` after its time."""
         # Those that miss soon after a cut were taken on before it.
         settling = now_ns - self._cut_ns < SETTLE_NS
-        self._counts.append((now_ns - self._ticked_ns, self._taken, 0 if settling else self._missed))
+        passed_ns = now_ns - self._ticked_ns
+        self._counts.append((passed_ns, self._taken, 0 if settling else self._missed))
+        self._late_ns += WEIGHT * (late_ns - self._late_ns)
+        if self._late_ns > CROWDED_NS:
+            self._crowded_ns = now_ns
+        self._recovered_s += passed_ns / 1e9 * min(max(PUNCTUAL_NS / max(self._late_ns, 1.0), 1.0), SWIFT)
         self._taken, self._missed, self._ticked_ns = 0, 0, now_ns
         late, before = late_ns > LATE_NS, self._late_before
         self._late_before = late
@@ -89,22 +104,23 @@ class Throttle:
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             if tightest < TIGHT:
-                self.rate = max(self.rate, self._risen(now_ns))
+                self.rate = max(self.rate, self._risen())
             if now_ns - max(self._refused_ns, self._cut_ns) > IDLE_NS:
                 self.rate = None
 
     def _missing(self) -> bool:
         """Whether too many of those taken on since the last cut, or of late, got no answer."""
         taken = sum(count[1] for count in self._counts)
-        return sum(count[2] for count in self._counts) > max(FEW, MISSES * taken)
+        missed = [count[2] for count in self._counts if count[2]]
+        return len(missed) >= MISSING_TICKS and sum(missed) > max(FEW, MISSES * taken)
 
-    def _risen(self, now_ns: int) -> float:
+    def _risen(self) -> float:
         """What the rate may be by now: the cubic of Ha, Rhee and Xu (CUBIC, 2008) over the time since the last cut.
 
         Fast while it is far from what was last too much, slow near it, and fast again beyond: it may have been too
         much only because of a stall.
         """
-        since = ((now_ns - self._cut_ns) / 1e9 - BACK_S) / BACK_S
+        since = (self._recovered_s - BACK_S) / BACK_S
         return self._too_much * (1 + (1 - CUT) * since**3)
 
     def _cut(self, now_ns: int) -> None:
@@ -124,6 +140,7 @@ class Throttle:
         else:
             self._too_much = reached
         self.rate = max(LEAST_RATE, CUT * reached)
+        self._recovered_s = 0.0
         self._counts.clear()
 
     def _took(self) -> float:

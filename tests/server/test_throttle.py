@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from server.throttle import BACK_S, CUT, FEW, LEAST_RATE, Throttle
+from server.throttle import BACK_S, CUT, FEW, LEAST_RATE, MISSING_TICKS, PUNCTUAL_NS, Throttle
 
 MS = 1_000_000
 TICK = 20 * MS
+JUST_PUNCTUAL = PUNCTUAL_NS - 1
 
 
 def run(throttle: Throttle, start_ns: int, ticks: int, per_tick: int, late_ns: int) -> tuple[int, int]:
@@ -68,12 +69,12 @@ def test_where_it_was_too_much_again_at_less_it_expects_less_room() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 60, 0)
     _, now = run(throttle, now, 2, 60, 15 * MS)  # 3,000 a second were too much
-    _, now = run(throttle, now, 10, 200, 0)
+    _, now = run(throttle, now, 10, 200, JUST_PUNCTUAL)
     _, now = run(throttle, now, 20, 200, 4 * MS)
     assert throttle.rate is not None
     assert 2600 < (stays := throttle.rate) < 3000
     _, now = run(throttle, now, 2, 200, 15 * MS)  # and now so many are
-    run(throttle, now, 25, 200, 0)
+    run(throttle, now, 25, 200, JUST_PUNCTUAL)
     assert throttle.rate < 0.95 * stays
 
 
@@ -101,12 +102,29 @@ def test_it_is_soon_back_at_what_was_too_much_and_slow_there() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)  # 2,500 a second
     _, now = run(throttle, now, 2, 50, 15 * MS)
-    _, now = run(throttle, now, round(0.5 * BACK_S / 0.02), 100, 0)
+    _, now = run(throttle, now, round(0.5 * BACK_S / 0.02), 100, JUST_PUNCTUAL)
     assert throttle.rate is not None
     halfway = throttle.rate
     assert 2500 * (1 + CUT) / 2 < halfway < 2500
-    run(throttle, now, round(BACK_S / 0.02), 100, 0)
+    run(throttle, now, round(BACK_S / 0.02), 100, JUST_PUNCTUAL)
     assert 2500 < throttle.rate < 2500 * 1.1
+
+
+def test_the_more_punctual_the_loop_the_sooner_it_is_back() -> None:
+    assert ticks_until_back(0) < 0.7 * ticks_until_back(JUST_PUNCTUAL)
+
+
+def ticks_until_back(late_ns: int) -> int:
+    """From a cut at 2,500 a second until the rate is so high again."""
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    for ticks in range(100):
+        assert throttle.rate is not None
+        if throttle.rate >= 2490:
+            return ticks
+        _, now = run(throttle, now, 1, 100, late_ns)
+    raise AssertionError("it never came back")
 
 
 def test_it_is_pressed_while_it_refuses() -> None:
@@ -114,10 +132,21 @@ def test_it_is_pressed_while_it_refuses() -> None:
     assert not throttle.pressed(0)
     _, now = run(throttle, 0, 50, 50, 0)
     _, now = run(throttle, now, 2, 50, 15 * MS)
+    _, now = run(throttle, now, 15, 5, MS)
     assert not throttle.pressed(now)
-    _, now = run(throttle, now, 2, 100, 4 * MS)
+    _, now = run(throttle, now, 2, 100, MS)
     assert throttle.pressed(now)
     assert not throttle.pressed(now + 200 * MS)
+
+
+def test_it_is_pressed_while_ticks_are_late_before_it_refuses_anybody() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 10, 50, 3 * MS)
+    assert throttle.pressed(now)
+    assert throttle.rate is None
+    _, now = run(throttle, now, 10, 50, 0)
+    assert not throttle.pressed(now)
 
 
 def test_where_requests_already_wait_for_most_of_their_time_it_takes_on_no_more() -> None:
@@ -140,9 +169,11 @@ def test_where_requests_already_wait_for_most_of_their_time_it_takes_on_no_more(
 def test_what_was_taken_on_in_vain_cuts_the_rate_of_a_punctual_loop_too() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)
-    for _ in range(1000):
-        throttle.missed(40 * MS)
-    throttle.ticked(0, now)
+    for _ in range(MISSING_TICKS):
+        assert throttle.rate is None
+        for _ in range(1000):
+            throttle.missed(40 * MS)
+        throttle.ticked(0, now := now + TICK)
     assert throttle.rate is not None
 
 
