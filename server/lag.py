@@ -16,6 +16,7 @@ _ANSWERS = 128  # two and a half seconds of ticks alone
 _RECOMPUTE_EVERY = 16
 _LONG_NS = 10_000_000  # a guard that shuts out many; left over from a burst it must go soon
 _RECOVERY = 32
+_QUIET = 5  # ticks without an answer that the clock ended
 
 
 class Lag:
@@ -35,6 +36,7 @@ class Lag:
         self._ticks: deque[int] = deque([0] * _TICKS, _TICKS)
         self._answers: deque[int] = deque([0] * _ANSWERS, _ANSWERS)
         self._unread = 0
+        self._quiet = 0
         self._late_ticks_ns = 0
         self.loop_ns = 0
         self.answering_ns = 0
@@ -46,15 +48,20 @@ class Lag:
         ordered = sorted(self._ticks)
         self.loop_ns = ordered[len(ordered) // 2]
         self._late_ticks_ns = ordered[-2]
-        # A tick wakes as an answer does. Without it a guard too long for any request would never be corrected: all are
-        # refused, and no answer is measured. While few are let in, a punctual tick stands for missing answers.
-        recovering = late_ns <= self._least_ns and self.answering_ns > _LONG_NS
-        for _ in range(_RECOVERY if recovering else 1):
-            self.answered(late_ns)
+        # A tick wakes as an answer does. Without it a guard too long for those who ask would never be corrected: all are
+        # refused, and no answer is measured. Where there are none, or few are let in, a punctual tick stands for many.
+        self._quiet += 1
+        unmeasured = self._quiet > _QUIET or self.answering_ns > _LONG_NS
+        for _ in range(_RECOVERY if unmeasured and late_ns <= self._least_ns else 1):
+            self._note(late_ns)
         self._settle()
 
     def answered(self, late_ns: int) -> None:
         """An answer ended by the clock was written `late_ns` after its due moment."""
+        self._quiet = 0
+        self._note(late_ns)
+
+    def _note(self, late_ns: int) -> None:
         self._answers.append(max(0, late_ns))
         self._unread += 1
         if self._unread >= _RECOMPUTE_EVERY or late_ns > self.answering_ns:

@@ -36,6 +36,14 @@ def test_the_loop_is_taken_for_punctual_again_within_a_third_of_a_second() -> No
     for _ in range(16):
         lag.ticked(0)
     assert lag.loop_ns == 0
+    assert lag.guard_ns == 2 * MS
+
+
+def test_punctual_ticks_do_not_outweigh_late_answers_while_there_are_any() -> None:
+    lag = Lag(2 * MS)
+    for _ in range(100):
+        lag.answered(5 * MS)
+        lag.ticked(0)
     assert lag.guard_ns == 7 * MS
 
 
