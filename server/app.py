@@ -267,7 +267,10 @@ class _Pulse:
         late_ns = now - self._next_ns
         front.lag.ticked(late_ns)
         front.throttle.ticked(late_ns, now)
-        front.link.press(front.throttle.pressed(now))
+        pressed = front.throttle.pressed(now)
+        front.link.press(pressed)
+        if pressed:
+            front.metrics.pressed.inc((TICK_NS + late_ns) / 1e9)
         front.link.tick()
         if now >= self._sweep_ns:
             self._sweep_ns = now + SWEEP_NS

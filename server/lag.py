@@ -48,8 +48,9 @@ class Lag:
         ordered = sorted(self._ticks)
         self.loop_ns = ordered[len(ordered) // 2]
         self._late_ticks_ns = ordered[-2]
-        # A tick wakes as an answer does. Without it a guard too long for those who ask would never be corrected: all are
-        # refused, and no answer is measured. Where there are none, or few are let in, a punctual tick stands for many.
+        # A tick wakes as an answer does. Without it a guard too long for those who ask would never be corrected: all
+        # are refused, and no answer is measured. Where there is none, or few are let in, a punctual tick stands for
+        # many.
         self._quiet += 1
         unmeasured = self._quiet > _QUIET or self.answering_ns > _LONG_NS
         for _ in range(_RECOVERY if unmeasured and late_ns <= self._least_ns else 1):

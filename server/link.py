@@ -99,7 +99,7 @@ class Link:
             self._say_hello(now)
 
     def press(self, pressed: bool) -> None:
-        """Tells the engine whether this front end refuses for want of processor time."""
+        """Tells the engine whether this front end is short of processor time."""
         state = "pressed" if pressed else "ready"
         if state != self._state:
             self._state = state

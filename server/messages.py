@@ -143,7 +143,7 @@ class ServedModel(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Heartbeat(msgspec.Struct, tag="heartbeat", array_like=True, frozen=True, gc=False):
     """Engine -> front end, every 100 ms and at once on a change; front end -> engine once a second and on a change.
 
-    `state`: starting | ready | draining; of a front end ready, or pressed while it refuses for want of processor time.
+    `state`: starting | ready | draining; of a front end ready, or pressed while it is short of processor time.
     `detail`: what it is doing while starting (one line), for /readyz.
     `models`: filled when it has changed since the last heartbeat to this front end, else empty.
     """

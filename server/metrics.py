@@ -112,6 +112,11 @@ class FrontEndMetrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.pressed = Counter(
+            "anytime_pressed_seconds",
+            "Time in which a front end was short of processor time and had an engine on its cores run first rungs only.",
+            registry=registry,
+        )
         self.decode = Histogram(
             "anytime_decode_seconds",
             "Time to decode one image.",

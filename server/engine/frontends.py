@@ -37,7 +37,7 @@ class FrontEnd:
         credit: the last that was sent, and when.
         models_known: the version of the models' description it has.
         lost: messages that could not be delivered in a row.
-        pressed: it refuses for want of processor time.
+        pressed: it is short of processor time.
     """
 
     identity: bytes

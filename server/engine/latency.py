@@ -172,6 +172,15 @@ class LatencyTable:
         self._set_overhead(overhead_ns)
         return True
 
+    def rest(self) -> bool:
+        """The device has been idle for a while: nobody crowds it any more, and nothing else would find out, if tight
+        jobs are refused meanwhile. Returns whether estimates have changed."""
+        if self.overhead_ns == self._least_overhead_ns:
+            return False
+        self._between_ns = float(self._least_overhead_ns)
+        self._set_overhead(self._least_overhead_ns)
+        return True
+
     def _set_overhead(self, overhead_ns: int) -> None:
         self.overhead_ns = overhead_ns
         for stage in self._work:
@@ -196,9 +205,7 @@ class LatencyTable:
             recent.forget_worst()
         self._last_excesses.clear()
         self._raised_ns *= TAIL_DECAY
-        # Between launches nothing is measured either while there are none.
-        self._between_ns = float(self._least_overhead_ns)
-        self._set_overhead(self._least_overhead_ns)
+        self.rest()
         self._settle()
 
     def best_batch(self, stage: int, tolerance: float = 0.05, longest_ns: float = math.inf) -> int:

@@ -18,8 +18,8 @@ The rule:
   nanosecond runs; among equals the shortest, but of poor ones the longest, so that the next are full. Small
   batches of first rungs wait for company. A device that would be idle runs whatever gains anything.
 * **Rescue.** Where no launch saves everyone, the most urgent are given up if that makes a full batch.
-* **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores that refuse
-  for want of it, only first rungs run, in batches that waste none, and answered jobs are finished.
+* **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores that are
+  short of it, only first rungs run, in batches that waste none, and answered jobs are finished.
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
   its deadline.
 """
@@ -76,6 +76,9 @@ __all__ = [
     "new_state",
     "step",
 ]
+
+
+RESTED_NS = 100_000_000  # an idle device is not crowded
 
 
 def step(
@@ -231,6 +234,10 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
     if state.outstanding is not None:
         return orders
     landed_ns, state.landed_ns = state.landed_ns, 0
+    if not state.jobs:
+        _rest(state, now_ns)
+        return [*orders, WaitUntil(None)]
+    state.worked_ns = now_ns
     if state.pressed and (until_ns := gathers_until(state, now_ns)) > now_ns:
         return [*orders, WaitUntil(until_ns)]
     state.price_place = price_place(state, now_ns)
@@ -242,6 +249,12 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
         state.secure_ns = 0
     # Whoever cannot wait for this launch to end is as good now as he will ever be.
     return [*orders, *_end_hopeless(state, state.busy_until_ns), launch]
+
+
+def _rest(state: State, now_ns: int) -> None:
+    if now_ns - state.worked_ns > RESTED_NS:
+        for queue in state.models.values():
+            queue.rest()
 
 
 def _end_hopeless(state: State, free_at_ns: int) -> list[Instruction]:

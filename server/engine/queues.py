@@ -204,6 +204,11 @@ class ModelQueue:
             self.secure_batch = self._secure_batch()
         return changed
 
+    def rest(self) -> None:
+        """See LatencyTable."""
+        if self.latency.rest():
+            self.secure_batch = self._secure_batch()
+
     def relax(self) -> None:
         """See LatencyTable."""
         self.latency.relax()

@@ -57,6 +57,7 @@ class State:
     landed_ns: int = (
         0  # when a launch would have ended that began when it was ordered; 0 if nobody waited then
     )
+    worked_ns: int = 0  # when there was a job last
     launches: int = 0
     arrivals: int = 0
     budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first

@@ -543,6 +543,18 @@ def test_the_time_between_two_launches_is_learnt_only_if_work_was_waiting():
     assert latency.overhead_ns == pytest.approx(3 * MS, rel=0.2)
 
 
+def test_an_idle_device_is_soon_not_crowded_any_more_though_tight_jobs_never_reach_it():
+    latency = linear_table(COSTS)
+    state = new_state({"m": (tiny_ladder(len(COSTS)), latency)}, PolicyConfig())
+    at_rest_ns = first_answer_ns(state, "m", 0)
+    for _ in range(50):
+        state.models["m"].observe_between(5 * MS)
+    step(state, Tick(), 50 * MS)
+    assert first_answer_ns(state, "m", 50 * MS) > at_rest_ns + 3 * MS
+    step(state, Tick(), 200 * MS)
+    assert first_answer_ns(state, "m", 200 * MS) == at_rest_ns
+
+
 def test_an_idle_device_that_was_crowded_takes_what_it_once_could_again():
     latency = linear_table(COSTS)
     state = new_state({"m": (tiny_ladder(len(COSTS)), latency)}, PolicyConfig())
