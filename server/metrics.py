@@ -114,7 +114,7 @@ class FrontEndMetrics:
         )
         self.pressed = Counter(
             "anytime_pressed_seconds",
-            "Time in which a front end was short of processor time and had an engine on its cores run first rungs only.",
+            "Time in which a front end had an engine on its cores run first rungs only, being short of time.",
             registry=registry,
         )
         self.decode = Histogram(
