@@ -9,7 +9,7 @@ above the rate is refused when its headers are complete, for a fraction of what 
 spent on answers that arrive.
 
 Before anybody is refused, answers get simpler: an engine on the same cores is pressed to run only first rungs as soon
-as ticks are late on average.
+as ticks are late on average or answers are missing, and only what is missing then still is a reason to refuse.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
 MISSING_TICKS = 2  # nor are those of one tick: something else has held them up
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
-EPISODE_NS = 500_000_000  # cuts closer together are of one backlog
+EPISODE_NS = 500_000_000  # cuts closer together are of one backlog, and so is what is missing after pressing
 RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.75
 BACK_S = 0.4  # from a cut until the rate is again what was too much, if all is just punctual meanwhile
@@ -59,7 +59,7 @@ class Throttle:
         self._late_before = False
         self._late_ns = 0.0  # on average
         self._tightest = 0.0
-        self._refused_ns = self._crowded_ns = -IDLE_NS
+        self._refused_ns = self._crowded_ns = self._pressed_ns = -IDLE_NS
 
     def take(self, now_ns: int, tightness: float = 0.0) -> bool:
         """Whether one more request is taken on; counts it if so.
@@ -88,19 +88,24 @@ class Throttle:
 
     def ticked(self, late_ns: int, now_ns: int) -> None:
         """The tick of the loop came `late_ns` after its time."""
-        # Those that miss soon after a cut were taken on before it.
-        settling = now_ns - self._cut_ns < SETTLE_NS
+        # Those that miss soon after a cut, or soon after others have left the processor, were taken on before it.
+        settling = now_ns - max(self._cut_ns, self._pressed_ns) < SETTLE_NS
+        pressed = self.pressed(now_ns) or now_ns - self._pressed_ns < EPISODE_NS
         passed_ns = now_ns - self._ticked_ns
         self._counts.append((passed_ns, self._taken, 0 if settling else self._missed))
         self._late_ns += WEIGHT * (late_ns - self._late_ns)
-        if self._late_ns > CROWDED_NS:
+        missing = self._missing()
+        if self._late_ns > CROWDED_NS or missing:
             self._crowded_ns = now_ns
+            if not pressed:
+                self._pressed_ns = now_ns
+                self._counts = deque([(ns, taken, 0) for ns, taken, _ in self._counts], self._counts.maxlen)
         self._recovered_s += passed_ns / 1e9 * min(max(PUNCTUAL_NS / max(self._late_ns, 1.0), 1.0), SWIFT)
         self._taken, self._missed, self._ticked_ns = 0, 0, now_ns
         late, before = late_ns > LATE_NS, self._late_before
         self._late_before = late
         tightest, self._tightest = self._tightest, 0.0
-        if (late and before) or self._missing():  # one stall is no trend
+        if (late and before) or (missing and pressed):  # one stall is no trend
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             if tightest < TIGHT:

@@ -37,9 +37,8 @@ class Ladder:
         self.names = tuple(names)
         self.usable = sorted(range(len(names)) if usable is None else usable)
         self._deepest = self.usable[-1] if self.usable else 0
-        self._accuracies = {
-            mask: accuracies.get(self.key_of(mask), 0.0) for mask in range(1 << len(self.names))
-        }
+        keys = {mask: self.key_of(mask) for mask in range(1 << len(self.names))}
+        self._accuracies = {mask: accuracies[key] for mask, key in keys.items() if key in accuracies}
         self._gains = gains
         self._inner_edges = tuple(gain_bin_edges[1:-1])
         self._cache: dict[tuple[int, int, bool], Gains] = {}

@@ -238,9 +238,9 @@ class LatencyTable:
         surge = sorted(self._last_excesses)[-2] if len(self._last_excesses) > 1 else 0.0
         for stage in self._factors:
             recent = self._recent(stage)
-            factor, usual = (
-                (recent.quantile(FACTOR_QUANTILE), recent.quantile(0.5)) if recent else (FIRST_FACTOR, 1.0)
-            )
+            factor, usual = FIRST_FACTOR, 1.0
+            if recent:
+                factor, usual = recent.quantile(FACTOR_QUANTILE), recent.quantile(0.5)
             factor = max(factor, surge * usual, 0.5)
             if abs(factor - self._factors[stage]) > TELLING_FACTOR * factor:
                 self._factors[stage] = factor

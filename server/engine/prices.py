@@ -42,9 +42,8 @@ SOLVE_AGAIN = 2_048.0  # at least so many between two solutions, however the dev
 KNOWN = 64.0
 FORGET_AT = 20_000.0  # finished rungs, then all counts are halved: traffic changes
 LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
-PATIENCE = (
-    0.95  # how surely an image that is passed over now is served later: so much counts what it would gain
-)
+# How surely an image that is passed over now is served later: so much counts what it would gain.
+PATIENCE = 0.95
 STALE = 0.1  # relative change of the device's speed after which plans are made anew
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from server.throttle import BACK_S, CUT, FEW, LEAST_RATE, MISSING_TICKS, PUNCTUAL_NS, Throttle
+from server.throttle import BACK_S, CUT, FEW, LEAST_RATE, MISSING_TICKS, PUNCTUAL_NS, SETTLE_NS, Throttle
 
 MS = 1_000_000
 TICK = 20 * MS
@@ -166,15 +166,26 @@ def test_where_requests_already_wait_for_most_of_their_time_it_takes_on_no_more(
     assert throttle.rate > before
 
 
-def test_what_was_taken_on_in_vain_cuts_the_rate_of_a_punctual_loop_too() -> None:
+def test_what_was_taken_on_in_vain_has_the_engine_pressed_and_then_cuts_the_rate_of_a_punctual_loop_too() -> (
+    None
+):
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)
-    for _ in range(MISSING_TICKS):
-        assert throttle.rate is None
+    now = miss(throttle, now, MISSING_TICKS)
+    assert throttle.pressed(now)
+    now = miss(throttle, now, SETTLE_NS // TICK - 1)  # they had been taken on before
+    assert throttle.rate is None
+    miss(throttle, now, MISSING_TICKS + 1)
+    assert throttle.rate is not None
+
+
+def miss(throttle: Throttle, now: int, ticks: int) -> int:
+    """In each of so many punctual ticks many go without an answer; returns the time afterwards."""
+    for _ in range(ticks):
         for _ in range(1000):
             throttle.missed(40 * MS)
         throttle.ticked(0, now := now + TICK)
-    assert throttle.rate is not None
+    return now
 
 
 def test_a_few_misses_and_those_of_tight_deadlines_do_not() -> None:
@@ -184,5 +195,5 @@ def test_a_few_misses_and_those_of_tight_deadlines_do_not() -> None:
         throttle.missed(5 * MS)
     for _ in range(FEW):
         throttle.missed(40 * MS)
-    throttle.ticked(0, now)
-    assert throttle.rate is None
+        throttle.ticked(0, now := now + TICK)
+    assert not throttle.pressed(now)
