@@ -227,12 +227,14 @@ def test_whatever_happens_every_job_ends_once_and_gives_its_permit_back(
         assert job.ended in ("problem", "left") or job.refinements
 
 
-def test_images_that_had_time_and_got_no_answer_make_the_throttle_take_on_less() -> None:
+def test_images_that_had_time_and_got_no_answer_are_told_to_the_throttle() -> None:
     parts = Parts(max_jobs=100)
     parts.engine_is_ready()
     parts.throttle.ticked(0, parts.clock.now)
-    jobs = [parts.job(due_ns=40 * MS) for _ in range(10)]
-    parts.clock.move_to(50 * MS)
-    assert all(isinstance(job.problem, NothingInTime) for job in jobs)
-    parts.throttle.ticked(0, SECOND)
-    assert parts.throttle.rate is not None
+    for now in (50 * MS, 100 * MS):  # those of one tick alone are no sign
+        assert not parts.throttle.pressed(now)
+        jobs = [parts.job(due_ns=now - 10 * MS) for _ in range(10)]
+        parts.clock.move_to(now)
+        assert all(isinstance(job.problem, NothingInTime) for job in jobs)
+        parts.throttle.ticked(0, now)
+    assert parts.throttle.pressed(100 * MS)

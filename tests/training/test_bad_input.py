@@ -114,6 +114,7 @@ print('step', checkpoint.load(Path('runs/digits/checkpoint.pt'))['trainer']['ste
 LIMITED = """
 import resource
 import sys
+import torch._dynamo  # the optimizer's first use would; where memory ends within an import, Python may say anything
 from training.command import main
 
 pages = int(open("/proc/self/statm").read().split()[0])
