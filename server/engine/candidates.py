@@ -100,7 +100,7 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
 def _best_of(state: State, found: list[Candidate], price: float) -> Candidate | None:
     """Most expected right answers per nanosecond; of those that are nearly as good the shortest, which blocks least.
 
-    A launch that is worth far less than its time has seats that nobody took. Then the longest of those that are not
+    A launch that is worth less than its time has seats that nobody took. Then the longest of those that are not
     much worse goes: while it runs more company comes, and the launches after it are full.
     """
     if not found:
@@ -286,8 +286,8 @@ def _launches(
     price: float = 0.0,
     best: float = 0.0,
 ) -> list[Candidate]:
-    """Launches for those who wait for a seat; without those that `_best_of` would not look at beside one that is worth
-    `best` a nanosecond."""
+    """Launches for those who wait for a seat; without those that `_best_of` would not look at, at this price, beside one
+    that is worth `best` a nanosecond."""
     found: list[Candidate] = []
     promising = [(*_promises(queue, stage, wanted), stage) for stage, wanted in seats.items() if wanted]
     promising.sort(reverse=True)
