@@ -286,8 +286,10 @@ def _launches(
     price: float = 0.0,
     best: float = 0.0,
 ) -> list[Candidate]:
-    """Launches for those who wait for a seat; without those that `_best_of` would not look at, at this price, beside one
-    that is worth `best` a nanosecond."""
+    """Launches for those who wait for a seat.
+
+    Without those that `_best_of` would not look at, at this price, beside one that is worth `best` a nanosecond.
+    """
     found: list[Candidate] = []
     promising = [(*_promises(queue, stage, wanted), stage) for stage, wanted in seats.items() if wanted]
     promising.sort(reverse=True)

@@ -41,7 +41,6 @@ class Ladder:
         self._accuracies = {mask: accuracies[key] for mask, key in keys.items() if key in accuracies}
         self._gains = gains
         self._inner_edges = tuple(gain_bin_edges[1:-1])
-        self._cache: dict[tuple[int, int, bool], Gains] = {}
 
     @property
     def first(self) -> int:
@@ -62,7 +61,6 @@ class Ladder:
         """Take a rung out of use."""
         if stage in self.usable:
             self.usable.remove(stage)
-            self._cache.clear()
 
     def bin_of(self, confidence: float) -> int:
         """The bin that a confidence lies in; an edge belongs to the bin above it."""
@@ -78,12 +76,7 @@ class Ladder:
 
     def gains_after(self, mask: int, bin_: int, every_stage: bool) -> Gains:
         """What may usefully run next for a job that has had `mask`: (rung, expected gain above 0), shallow first."""
-        key = (mask, bin_, every_stage)
-        found = self._cache.get(key)
-        if found is None:
-            found = self._next_rung(mask, bin_) if every_stage else self._profitable(mask, bin_)
-            self._cache[key] = found
-        return found
+        return self._next_rung(mask, bin_) if every_stage else self._profitable(mask, bin_)
 
     def has_published_deepest(self, mask: int) -> bool:
         """Whether a job has had the deepest rung of the ladder as it was before any failed."""
