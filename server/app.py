@@ -313,6 +313,18 @@ def _tune_process() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+def inherited(descriptor: int) -> socket.socket:
+    """The listening socket, as one that never blocks, and whose copies do not either.
+
+    Whether it blocks is a property that all processes share. Python takes an inherited socket for one that does, and
+    makes it so as soon as it is copied: another front end that was beaten to a connection in that moment would wait in
+    accept() until the next one comes, and whoever it serves with it.
+    """
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener
+
+
 def main() -> None:
     """The process."""
     context = child.enter()
@@ -323,7 +335,7 @@ def main() -> None:
     count_without_asking()
     front = FrontEnd(context, CollectorRegistry())
     with (
-        socket.socket(fileno=context.listen_fd) as listener,
+        inherited(context.listen_fd) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(front.serve(listener))

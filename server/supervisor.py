@@ -324,7 +324,7 @@ def reason_of(status: int) -> str:
 
 
 def listen(host: str, port: int, patience_s: float = 1.0) -> socket.socket:
-    """A listening TCP socket.
+    """A listening TCP socket that does not block, in whichever process.
 
     A service that was killed a moment ago may hold the port for some milliseconds more: its children are dying.
 
@@ -335,11 +335,14 @@ def listen(host: str, port: int, patience_s: float = 1.0) -> socket.socket:
     until_s = time.monotonic() + patience_s
     while True:
         try:
-            return socket.create_server(address[:2], family=family, backlog=2048)
+            listener = socket.create_server(address[:2], family=family, backlog=2048)
         except OSError:
             if time.monotonic() >= until_s:
                 raise
             select.select([], [], [], 0.05)
+        else:
+            listener.setblocking(False)
+            return listener
 
 
 def cores_of(text: str) -> set[int]:

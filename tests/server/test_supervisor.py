@@ -26,6 +26,7 @@ import psutil
 import pytest
 
 from server.__main__ import main
+from server.app import inherited
 from server.child import ENVIRONMENT_KEY, ChildContext
 from server.pulse import Hang
 from server.settings import Settings
@@ -184,6 +185,13 @@ def test_a_killed_front_end_is_replaced_on_the_same_port(serve, tiny):
     )
     service.wait_for(lambda: service.get("/readyz")[0] == 200)
     assert service.classify()[0] == 200
+
+
+def test_a_front_end_that_starts_does_not_make_the_shared_socket_block_for_the_others():
+    with listen("127.0.0.1", 0) as shared:
+        assert not os.get_blocking(shared.fileno())
+        with inherited(os.dup(shared.fileno())) as listener, listener.dup():
+            assert not os.get_blocking(shared.fileno())
 
 
 def test_a_killed_supervisor_leaves_no_process_and_a_new_one_takes_the_port_at_once(serve, tiny):
