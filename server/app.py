@@ -30,6 +30,7 @@ from model_repo.repository import Repository
 from server import child, logs
 from server.admission import Door
 from server.arrivals import Arrivals
+from server.busy import Busy
 from server.catalog import Catalog
 from server.child import ChildContext, Processes
 from server.connections import protocol
@@ -83,6 +84,7 @@ class FrontEnd:
         self.ids = RequestIds()
         self.metrics = FrontEndMetrics(registry)
         self.view = EngineView()
+        self.busy = Busy(context.busy_file, context.number)
         self.lag = Lag(int(settings.answer_guard_ms * 1e6))
         self.catalog = Catalog(Repository(settings.models_dir), settings.default_model)
         self.deadlines = Deadlines(clock)
@@ -189,7 +191,7 @@ class FrontEnd:
             alarm.close()
 
     def _http_server(self) -> _HttpServer:
-        arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock)
+        arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock, self.busy)
         config = uvicorn.Config(
             self.application,
             http=protocol(self.doorman, arrivals, self.early, self.express),  # type: ignore[arg-type]
@@ -254,6 +256,7 @@ class _Pulse:
         self._server = server
         self._next_ns = 0
         self._sweep_ns = 0
+        self._busy_ns = 0
         self._drain_until_ns = 0
 
     def start(self) -> None:
@@ -286,6 +289,8 @@ class _Pulse:
         front.doorman.sweep()
         front.metrics.in_flight.set(front.door.in_work)
         front.metrics.connections.set(len(self._server.server_state.connections))
+        front.metrics.loop_busy.inc((front.busy.total_ns - self._busy_ns) / 1e9)
+        self._busy_ns = front.busy.total_ns
         front.metrics.loop_lag.set(front.lag.loop_ns / 1e9)
         front.metrics.answer_guard.set(front.lag.guard_ns / 1e9)
         front.metrics.rate_limit.set(math.inf if front.throttle.rate is None else front.throttle.rate)

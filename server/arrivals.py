@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from server.busy import Busy
 from server.deadlines import Clock
 
 CallSoon = Callable[[Callable[[], object]], object]
@@ -22,14 +23,16 @@ class Arrivals:
     Args:
         call_soon: of the loop.
         clock: nanoseconds.
+        busy: told when turns begin to follow each other at once, and when that ends.
 
     Attributes:
         since_ns: the earliest moment at which the bytes that are being read may have arrived.
     """
 
-    def __init__(self, call_soon: CallSoon, clock: Clock) -> None:
+    def __init__(self, call_soon: CallSoon, clock: Clock, busy: Busy) -> None:
         self._call_soon = call_soon
         self._clock = clock
+        self._busy = busy
         self._reading = False  # in this turn
         self._awake = False  # not slept since bytes were last read: the turns follow each other at once
         self._began_ns = self.since_ns = 0
@@ -42,8 +45,11 @@ class Arrivals:
         self.since_ns = self._began_ns if self._awake else now
         self._began_ns = now
         self._reading = True
-        if not self._awake:
+        if self._awake:
+            self._busy.goes_on(now)
+        else:
             self._awake = True
+            self._busy.begins(now)
             self._call_soon(self._turned)
 
     def _turned(self) -> None:
@@ -53,3 +59,4 @@ class Arrivals:
             self._call_soon(self._turned)
         else:  # it looked, and there were none: from here on it may sleep
             self._awake = False
+            self._busy.ends(self._clock())

@@ -43,6 +43,7 @@ class ChildContext:
         supervisor_pid: the parent.
         processes_file: JSON that the supervisor rewrites when a child comes or goes (see `Processes`).
         listen_fd: inherited listening socket of a front end, None in the engine.
+        number: of a front end among its kind, from 0.
         ended: why the engine's last life ended: died | hung | silent; empty before its first, and for front ends.
         hangs: the stages in whose launches engines have hung ("name@version stage"), the latest last; each at most
             HANGS_TO_BE_LEFT_OUT times.
@@ -53,6 +54,7 @@ class ChildContext:
     supervisor_pid: int
     processes_file: Path
     listen_fd: int | None = None
+    number: int = 0
     ended: str = ""
     hangs: tuple[str, ...] = ()
 
@@ -60,6 +62,11 @@ class ChildContext:
     def pulse_file(self) -> Path:
         """Where the engine shows that it lives (see pulse.py)."""
         return self.runtime_dir / "engine.pulse"
+
+    @property
+    def busy_file(self) -> Path:
+        """Where front ends show that they have had no pause (see busy.py)."""
+        return self.runtime_dir / "busy"
 
     @property
     def engine_socket(self) -> Path:
@@ -75,6 +82,7 @@ class ChildContext:
                 "supervisor_pid": self.supervisor_pid,
                 "processes_file": str(self.processes_file),
                 "listen_fd": self.listen_fd,
+                "number": self.number,
                 "ended": self.ended,
                 "hangs": self.hangs,
             }
@@ -92,6 +100,7 @@ class ChildContext:
                 supervisor_pid=int(told["supervisor_pid"]),
                 processes_file=Path(told["processes_file"]),
                 listen_fd=None if fd is None else int(fd),
+                number=int(told.get("number", 0)),
                 ended=str(told.get("ended", "")),
                 hangs=tuple(told.get("hangs", ())),
             )

@@ -100,6 +100,11 @@ class FrontEndMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.loop_busy = Counter(
+            "anytime_loop_busy_seconds",
+            "Time in which a front end's loop had something to read in every turn.",
+            registry=registry,
+        )
         self.answer_guard = Gauge(
             "anytime_answer_guard_seconds",
             "How long before a deadline a front end writes the answer.",
@@ -114,7 +119,7 @@ class FrontEndMetrics:
         )
         self.pressed = Counter(
             "anytime_pressed_seconds",
-            "Time in which a front end had an engine on its cores run first rungs only, being short of time.",
+            "Time in which a front end had an engine on its cores finish what is answered and run first rungs only.",
             registry=registry,
         )
         self.decode = Histogram(

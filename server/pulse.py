@@ -34,7 +34,7 @@ class Pulse:
     """
 
     def __init__(self, path: Path, least_ns: int) -> None:
-        self._page = _open(path)
+        self._page = open_page(path)
         self._words = memoryview(self._page).cast("Q")
         self._least_ns = least_ns
         self._turns = 0
@@ -91,7 +91,7 @@ class Watch:
     def begin(self) -> None:
         """A new page, for a new life."""
         self._path.unlink(missing_ok=True)
-        self._page = _open(self._path)
+        self._page = open_page(self._path)
         self._seen = (0, 0)
         self._same_ns = self._looked_ns = 0
 
@@ -115,7 +115,8 @@ class Watch:
         return Hang("hung" if launch else "silent", name if launch else "", self._same_ns / 1e9)
 
 
-def _open(path: Path) -> mmap.mmap:
+def open_page(path: Path) -> mmap.mmap:
+    """A page of memory that processes share by its path; made, all zero, if nobody has. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, SIZE)

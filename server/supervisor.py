@@ -53,6 +53,7 @@ class Child:
     Attributes:
         module: what it runs.
         name: for people.
+        number: of a front end, from 0.
         process: None while it waits to be started again.
         started_s: when the present process was started.
         early_deaths: lives in a row that were short.
@@ -61,6 +62,7 @@ class Child:
 
     module: str
     name: str
+    number: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     early_deaths: int = 0
@@ -136,7 +138,7 @@ class Supervisor:
         self._folder = folder
         self._spawn = spawn
         self._engine = Child(ENGINE, "engine")
-        self._front_ends = [Child(FRONT_END, f"front end {n}") for n in range(1, settings.workers + 1)]
+        self._front_ends = [Child(FRONT_END, f"front end {n + 1}", n) for n in range(settings.workers)]
         self._watch = Watch(folder.path / "engine.pulse", int(settings.hang_s * 1e9))
         self._hang: Hang | None = None  # what the present engine is being killed for
         self._ended = ""
@@ -170,6 +172,7 @@ class Supervisor:
             supervisor_pid=os.getpid(),
             processes_file=self._folder.path / "processes.json",
             listen_fd=self._listener.fileno() if serves else None,
+            number=child.number,
             ended="" if serves else self._ended,
             hangs=() if serves else tuple(self._hangs),
         )

@@ -8,8 +8,8 @@ more than a few answers are missing, the rate is cut; while the tick is punctual
 above the rate is refused when its headers are complete, for a fraction of what an answer costs: the time left is
 spent on answers that arrive.
 
-Before anybody is refused, answers get simpler: an engine on the same cores is pressed to run only first rungs as soon
-as ticks are late on average or answers are missing, and only what is missing then still is a reason to refuse.
+Before anybody is refused for answers that are missing, they get simpler: an engine on the same cores is pressed to run
+only first rungs, and only what is missing then still is a reason to refuse.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ SWIFT = 3.0  # it may be so many times as fast, the more punctual the faster
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
 LEAST_BURST = 8.0  # … or so many
 LEAST_RATE = 50.0  # a second: at less, whatever is late, it is not their number
-CROWDED_NS = 2_000_000  # ticks that are so late on average tell that processor time is wanted
 WEIGHT = 0.25  # of the last tick in that average
-PRESSED_NS = 100_000_000  # after the last refusal, or the last such tick
+PRESSED_NS = 100_000_000  # after the last refusal, or the last tick with too many missing
 IDLE_NS = 1_000_000_000  # it ends once it has refused nobody for so long
 
 
@@ -59,7 +58,7 @@ class Throttle:
         self._late_before = False
         self._late_ns = 0.0  # on average
         self._tightest = 0.0
-        self._refused_ns = self._crowded_ns = self._pressed_ns = -IDLE_NS
+        self._refused_ns = self._missing_ns = self._pressed_ns = -IDLE_NS
 
     def take(self, now_ns: int, tightness: float = 0.0) -> bool:
         """Whether one more request is taken on; counts it if so.
@@ -77,9 +76,9 @@ class Throttle:
         return True
 
     def pressed(self, now_ns: int) -> bool:
-        """Whether whoever shares the processor had better leave it: it is crowded, or requests are being refused."""
+        """Whether whoever shares the processor had better leave it: answers are missing, or requests refused."""
         refusing = self.rate is not None and now_ns - self._refused_ns < PRESSED_NS
-        return refusing or now_ns - self._crowded_ns < PRESSED_NS
+        return refusing or now_ns - self._missing_ns < PRESSED_NS
 
     def missed(self, had_ns: int) -> None:
         """A request that was taken on got no answer in the `had_ns` that there were for it."""
@@ -95,8 +94,8 @@ class Throttle:
         self._counts.append((passed_ns, self._taken, 0 if settling else self._missed))
         self._late_ns += WEIGHT * (late_ns - self._late_ns)
         missing = self._missing()
-        if self._late_ns > CROWDED_NS or missing:
-            self._crowded_ns = now_ns
+        if missing:
+            self._missing_ns = now_ns
             if not pressed:
                 self._pressed_ns = now_ns
                 self._counts = deque([(ns, taken, 0) for ns, taken, _ in self._counts], self._counts.maxlen)

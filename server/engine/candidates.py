@@ -148,7 +148,7 @@ def _priced(state: State, name: str, queue: ModelQueue, room: _Room, place: int)
     seats = _answered_seats(state, queue, room.now_ns, worths)
     if not queue.unanswered:
         return _launches(state, name, queue, room, seats, price)
-    if state.pressed:  # there are no answered jobs then
+    if state.first_only:
         return _first_rungs(state, name, queue, room)
     # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
     direct = place > floor and queue.plans.knows(queue.ladder.first)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from server.busy import Crowding
 from server.engine.backends.protocol import DeviceLost
 from server.engine.counting import Counting
 from server.engine.device import Device, Result
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 MS = 1_000_000
 RECEIVING_NS = 1 * MS
+LOOK_NS = MS // 2  # while the cores are wanted, how often it is looked whether they still are
 
 
 class NotFinite(ArithmeticError):
@@ -59,7 +61,7 @@ class Engine:
         config: the policy's.
         clock_ns: CLOCK_MONOTONIC, the clock of the deadlines.
         pulse: shows the supervisor that it lives.
-        shares_cores: the device computes on cores that the front ends need too.
+        crowding: tells when the front ends want the cores that stages run on; None where these are not theirs too.
     """
 
     def __init__(
@@ -72,8 +74,7 @@ class Engine:
         config: PolicyConfig,
         clock_ns: Callable[[], int],
         pulse: Pulse,
-        *,
-        shares_cores: bool = False,
+        crowding: Crowding | None = None,
     ) -> None:
         self._front_ends = front_ends
         self._device = device
@@ -82,7 +83,7 @@ class Engine:
         self._counting = counting
         self._clock_ns = clock_ns
         self._pulse = pulse
-        self._shares_cores = shares_cores
+        self._crowding = crowding
         self._state = new_state({key: (m.ladder, m.latency) for key, m in models.items()}, config)
         self._refiners = {key: Refiner(m.model.manifest) for key, m in models.items()}
         self._pulse_names = {
@@ -90,6 +91,7 @@ class Engine:
         }
         self._explainer = Explainer({key: m.model.manifest.stage_names for key, m in models.items()})
         self._jobs: dict[Key, JobRecord] = {}
+        self._crowded = False  # as the policy was told last
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
 
@@ -124,7 +126,12 @@ class Engine:
         until_ns = self._reports.next_due_ns(self._device.busy, now_ns)
         if self._wake_ns is not None:
             until_ns = min(until_ns, self._wake_ns)
-        self._front_ends.wait(self._device.fileno(), max(0, until_ns - now_ns) / 1e9)
+        while True:
+            left_ns = max(0, until_ns - now_ns)
+            wait_ns = min(left_ns, LOOK_NS) if self._crowded else left_ns
+            heard = self._front_ends.wait(self._device.fileno(), wait_ns / 1e9)
+            if heard or not self._is_crowded(now_ns := self._clock_ns()) or now_ns >= until_ns:
+                return
 
     def _drained(self) -> bool:
         if self._drain_until_ns is None:
@@ -192,12 +199,15 @@ class Engine:
 
     def _weigh(self, now_ns: int) -> None:
         """While a front end refuses for want of the cores that stages run on, no stage but the first is worth them."""
-        pressed = self._shares_cores and any(each.pressed for each in self._front_ends.known.values())
+        pressed = self._crowding is not None and any(each.pressed for each in self._front_ends.known.values())
         self._follow(step(self._state, Pressed(pressed), now_ns)[1])
 
     def _cancel(self, key: Key) -> None:
         if self._remove(key, "cancelled") is not None:
             step(self._state, Cancelled(key), self._clock_ns())
+
+    def _is_crowded(self, now_ns: int) -> bool:
+        return self._crowding is not None and self._crowding.crowded(now_ns)
 
     # What the policy orders
 
@@ -206,7 +216,8 @@ class Engine:
         self._wake_ns = None
         now_ns = self._clock_ns()
         explain = self._explainer.hook()
-        orders = step(self._state, Tick(), now_ns, explain)[1]
+        self._crowded = self._is_crowded(now_ns)
+        orders = step(self._state, Tick(self._crowded), now_ns, explain)[1]
         if explain is not None:
             self._explainer.note(next((order for order in orders if isinstance(order, Launch)), None), now_ns)
         launch = self._follow(orders)

@@ -118,7 +118,12 @@ class Pressed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Everything that has happened so far has been told: decide. Only a Tick starts a launch."""
+    """Everything that has happened so far has been told: decide. Only a Tick starts a launch.
+
+    `crowded` says that for the moment the device's cores are wanted by front ends. Tick again when it is over.
+    """
+
+    crowded: bool = False
 
 
 Event = Arrived | Cancelled | LaunchDone | LaunchFailed | Pressed | Tick

@@ -72,14 +72,18 @@ class FrontEnds:
         self._listener.bind(str(path))
         self._listener.listen(_BACKLOG)
 
-    def wait(self, other: int, seconds: float) -> None:
-        """Waits until something may be received or sent, the descriptor `other` is readable, or the time is over."""
+    def wait(self, other: int, seconds: float) -> bool:
+        """Waits until something may be received or sent, the descriptor `other` is readable, or the time is over.
+
+        False in the last case.
+        """
         if any(front_end.inbox for front_end in self.known.values()):
-            return
+            return True
         full = [each.channel for each in self.known.values() if each.channel.unsent]
         # select() rather than poll(): it counts microseconds, and a loop that spins through the last part of a
         # millisecond takes the core from the launch it waits for.
-        self._ready = select.select([other, *self._sources()], full, (), seconds)[0]
+        self._ready, writable, _ = select.select([other, *self._sources()], full, (), seconds)
+        return bool(self._ready or writable)
 
     def receive(self) -> Iterator[tuple[FrontEnd, Envelope]]:
         """All envelopes that are here; never waits. Who stops listening gets the rest with the next call."""

@@ -18,8 +18,9 @@ The rule:
   nanosecond runs; among equals the shortest, but of poor ones the longest, so that the next are full. Small
   batches of first rungs wait for company. A device that would be idle runs whatever gains anything.
 * **Rescue.** Where no launch saves everyone, the most urgent are given up if that makes a full batch.
-* **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores that are
-  short of it, only first rungs run, in batches that waste none, and answered jobs are finished.
+* **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores, only first
+  rungs run, in batches that waste none. Answered jobs wait where that is so for the moment (crowded), and are finished
+  where it is so for long (pressed).
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
   its deadline.
 """
@@ -92,7 +93,8 @@ def step(
     match event:
         case Arrived(job):
             return state, _arrived(state, job, now_ns)
-        case Tick():
+        case Tick(crowded):
+            state.crowded = crowded
             return state, _decide(state, now_ns, explain)
         case LaunchDone():
             return state, _launch_done(state, event, now_ns)
@@ -238,7 +240,7 @@ def _decide(state: State, now_ns: int, explain: Explain | None) -> list[Instruct
         _rest(state, now_ns)
         return [*orders, WaitUntil(None)]
     state.worked_ns = now_ns
-    if state.pressed and (until_ns := gathers_until(state, now_ns)) > now_ns:
+    if state.first_only and (until_ns := gathers_until(state, now_ns)) > now_ns:
         return [*orders, WaitUntil(until_ns)]
     state.price_place = price_place(state, now_ns)
     best = best_candidate(state, now_ns, explain)

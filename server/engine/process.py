@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry
 
 from server import logs
+from server.busy import Crowding
 from server.child import HANGS_TO_BE_LEFT_OUT, ChildContext, enter
 from server.engine import backends
 from server.engine.backends.protocol import BackendUnusable, DeviceLost
@@ -68,7 +69,7 @@ def main() -> None:
         PolicyConfig(max_batch=settings.max_batch),
         time.monotonic_ns,
         Pulse(context.pulse_file, int(settings.hang_s * 1e9)),
-        shares_cores=_shares_cores(settings, loaded),
+        _crowding(context, loaded),
     )
     reports.serve(loaded.models, _detail(loaded))
     _settle_memory()
@@ -134,12 +135,14 @@ def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
     return threads, threads + settings.workers > cores
 
 
-def _shares_cores(settings: Settings, loaded: Loaded) -> bool:
-    """Whether stages run on cores that the front ends need too; on a GPU they do not."""
-    shared = threads_of(settings, len(os.sched_getaffinity(0)))[1]
-    return shared and not any(
-        name in model.runtimes for model in loaded.models.values() for name in GPU_RUNTIMES
-    )
+def _crowding(context: ChildContext, loaded: Loaded) -> Crowding | None:
+    """None unless stages run on cores that the front ends need too; on a GPU they do not."""
+    cores = len(os.sched_getaffinity(0))
+    threads, shared = threads_of(context.settings, cores)
+    on_gpu = any(name in model.runtimes for model in loaded.models.values() for name in GPU_RUNTIMES)
+    if not shared or on_gpu:
+        return None
+    return Crowding(context.busy_file, context.settings.workers, max(0, cores - threads))
 
 
 def _detail(loaded: Loaded) -> str:

@@ -32,7 +32,9 @@ def secure_start(state: State, model: str = "", skip: int = 0) -> int:
 
     `skip` leaves out the earliest jobs of `model`: those that the candidate under consideration would serve.
     """
-    owed = [queue.owed(skip if name == model else 0) for name, queue in state.models.items() if queue.usable]
+    owed = [
+        queue.owed(skip if name == model else 0) for name, queue in state.models.items() if queue.unanswered
+    ]
     start = NEVER
     if len(owed) == 1:
         ((latest, each_ns, ns),) = owed
@@ -71,9 +73,10 @@ def all_in_time(state: State, start_ns: int) -> bool:
     `secure_start` puts jobs of late deadlines into the batch of an early one that fills it up; where that makes the
     batch too long, they can still come after it.
     """
-    if len(state.models) > 1:
-        return False
-    ((_, queue),) = state.models.items()
+    waiting = [queue for queue in state.models.values() if queue.unanswered]
+    if len(waiting) != 1:
+        return not waiting
+    (queue,) = waiting
     latency, first, entries = queue.latency, queue.ladder.first, queue.unanswered
     if len(entries) > MOST_BATCHES * latency.max_batch:  # too many to look at for each arrival
         return False
@@ -94,21 +97,22 @@ def all_in_time(state: State, start_ns: int) -> bool:
 
 def backlog_ns(state: State) -> int:
     """Device time of the first rungs that are still owed."""
-    owed = [queue.owed() for queue in state.models.values() if queue.usable]
+    owed = [queue.owed() for queue in state.models.values() if queue.unanswered]
     return sum(max(len(latest) - 1, 0) * each_ns + last_ns for latest, each_ns, last_ns in owed)
 
 
 def gathers_until(state: State, now_ns: int) -> int:
     """Until when first rungs wait for company while every launch costs time that is wanted for something better.
 
-    Until a batch is full enough, or half of a typical budget is left: the rest is for stalls.
+    Until a batch is full enough, or half of a typical budget is left: the rest is for stalls. For ever where none are
+    owed.
     """
-    waiting = [queue for queue in state.models.values() if queue.usable and queue.unanswered]
+    waiting = [queue for queue in state.models.values() if queue.unanswered]
     for queue in waiting:
         count = min(len(queue.unanswered), queue.max_batch)
         if queue.latency.efficiency(queue.ladder.first, count) >= state.config.efficient:
             return now_ns
-    return secure_start(state) - typical_budget_ns(state) // 2 if waiting else now_ns
+    return secure_start(state) - typical_budget_ns(state) // 2 if waiting else NEVER
 
 
 class Traffic(NamedTuple):

@@ -62,12 +62,18 @@ class State:
     arrivals: int = 0
     budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first
     pressed: bool = False
+    crowded: bool = False
     sorted_budgets: list[int] = field(default_factory=list)
     secure_ns: int = (
         0  # a time before which the device need not turn to the unanswered; 0 where none is known
     )
     price_place: int = 0  # in prices.GRID, of the last decision
     below: float = 0.0  # how much of a decision at the price below is due
+
+    @property
+    def first_only(self) -> bool:
+        """Whether the device's time is wanted for something better than rungs beyond the first."""
+        return self.pressed or self.crowded
 
 
 def new_state(models: Mapping[str, tuple[Ladder, LatencyTable]], config: PolicyConfig) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from server.arrivals import Arrivals
+from server.busy import Busy
 from server.connections import Connection, Exchange, Headers
 from server.doorman import Doorman, Phase
 
@@ -71,9 +73,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture
-def connection(loop: asyncio.AbstractEventLoop) -> Connection:
+def connection(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Connection:
     doorman = Doorman(max_connections=10, header_timeout_s=5, keep_alive_s=5, new_id=lambda: "1")
-    arrivals = Arrivals(loop.call_soon, doorman.clock)
+    arrivals = Arrivals(loop.call_soon, doorman.clock, Busy(tmp_path / "busy", 0))
     config = uvicorn.Config(says_nothing, lifespan="off", interface="asgi3", log_config=None)
     connection = Connection(
         config, ServerState(), {}, loop, doorman=doorman, arrivals=arrivals, refuse=refuse_all
@@ -152,9 +154,9 @@ class Application:
         await send({"type": "http.response.body", "body": body})
 
 
-def taking(loop: asyncio.AbstractEventLoop, taker: Taker) -> Connection:
+def taking(loop: asyncio.AbstractEventLoop, taker: Taker, tmp_path: Path) -> Connection:
     doorman = Doorman(max_connections=10, header_timeout_s=5, keep_alive_s=5, new_id=lambda: "1")
-    arrivals = Arrivals(loop.call_soon, doorman.clock)
+    arrivals = Arrivals(loop.call_soon, doorman.clock, Busy(tmp_path / "busy", 0))
     config = uvicorn.Config(Application(), lifespan="off", interface="asgi3", log_config=None)
     made = Connection(config, ServerState(), {}, loop, doorman=doorman, arrivals=arrivals, take=taker)
     made.connection_made(Transport())  # type: ignore[arg-type]
@@ -168,9 +170,10 @@ def turns(loop: asyncio.AbstractEventLoop) -> None:
 
 def test_a_request_in_one_piece_is_offered_with_its_body_and_answered_in_its_own_time(
     loop: asyncio.AbstractEventLoop,
+    tmp_path: Path,
 ) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     connection.data_received(request(b"image", fields="X-Request-ID: 7\r\n"))
     (exchange,) = taker.exchanges
     assert (exchange.url, exchange.body, exchange.client) == (b"/classify", b"image", "127.0.0.1")
@@ -184,9 +187,11 @@ def test_a_request_in_one_piece_is_offered_with_its_body_and_answered_in_its_own
 
 
 @pytest.mark.parametrize("missing", [1, 9, 10])
-def test_one_whose_body_comes_later_goes_the_long_way(loop: asyncio.AbstractEventLoop, missing: int) -> None:
+def test_one_whose_body_comes_later_goes_the_long_way(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path, missing: int
+) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     whole = request(b"0123456789")
     connection.data_received(whole[:-missing])
     turns(loop)
@@ -198,9 +203,11 @@ def test_one_whose_body_comes_later_goes_the_long_way(loop: asyncio.AbstractEven
 
 
 @pytest.mark.parametrize("cut", [1, 30, 56])
-def test_one_whose_headers_came_in_pieces_is_offered(loop: asyncio.AbstractEventLoop, cut: int) -> None:
+def test_one_whose_headers_came_in_pieces_is_offered(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path, cut: int
+) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     whole = request(b"0123456789")
     connection.data_received(whole[:cut])
     turns(loop)
@@ -208,9 +215,11 @@ def test_one_whose_headers_came_in_pieces_is_offered(loop: asyncio.AbstractEvent
     assert [each.body for each in taker.exchanges] == [b"0123456789"]
 
 
-def test_what_is_not_taken_goes_the_long_way_with_all_of_it(loop: asyncio.AbstractEventLoop) -> None:
+def test_what_is_not_taken_goes_the_long_way_with_all_of_it(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
     taker = Taker(takes=False)
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     connection.data_received(request(b"image") + request(b"second"))
     turns(loop)
     assert taker.exchanges
@@ -218,9 +227,11 @@ def test_what_is_not_taken_goes_the_long_way_with_all_of_it(loop: asyncio.Abstra
     assert written(connection).endswith(b"\r\n\r\nsecond")
 
 
-def test_a_pipelined_request_waits_for_the_answer_before_it(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_pipelined_request_waits_for_the_answer_before_it(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     connection.data_received(request(b"first") + request(b"second"))
     turns(loop)
     assert [each.body for each in taker.exchanges] == [b"first"]
@@ -230,9 +241,11 @@ def test_a_pipelined_request_waits_for_the_answer_before_it(loop: asyncio.Abstra
     assert written(connection).index(b"one") < written(connection).index(b"second")
 
 
-def test_who_leaves_meanwhile_is_told_of_and_gets_nothing(loop: asyncio.AbstractEventLoop) -> None:
+def test_who_leaves_meanwhile_is_told_of_and_gets_nothing(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     left: list[int] = []
     connection.data_received(request(b"image"))
     connection.on_lost = lambda: left.append(1)
@@ -243,8 +256,10 @@ def test_who_leaves_meanwhile_is_told_of_and_gets_nothing(loop: asyncio.Abstract
     assert written(connection) == b""
 
 
-def test_at_a_shutdown_the_answer_is_the_connection_s_last(loop: asyncio.AbstractEventLoop) -> None:
-    connection = taking(loop, Taker())
+def test_at_a_shutdown_the_answer_is_the_connection_s_last(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
+    connection = taking(loop, Taker(), tmp_path)
     connection.data_received(request(b"image"))
     connection.shutdown()
     assert not connection.transport.is_closing()
@@ -262,18 +277,22 @@ def test_at_a_shutdown_the_answer_is_the_connection_s_last(loop: asyncio.Abstrac
         request(b"x", fields="Expect: 100-continue\r\n"),
     ],
 )
-def test_what_is_not_plain_is_not_offered(loop: asyncio.AbstractEventLoop, raw: bytes) -> None:
+def test_what_is_not_plain_is_not_offered(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path, raw: bytes
+) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     connection.data_received(raw)
     turns(loop)
     assert not taker.exchanges
     assert b"200 OK" in written(connection)
 
 
-def test_nonsense_after_the_headers_is_told_and_offered_to_nobody(loop: asyncio.AbstractEventLoop) -> None:
+def test_nonsense_after_the_headers_is_told_and_offered_to_nobody(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
     taker = Taker()
-    connection = taking(loop, taker)
+    connection = taking(loop, taker, tmp_path)
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     connection.data_received(head + b"zz\r\n")
     turns(loop)

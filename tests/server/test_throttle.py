@@ -139,16 +139,6 @@ def test_it_is_pressed_while_it_refuses() -> None:
     assert not throttle.pressed(now + 200 * MS)
 
 
-def test_it_is_pressed_while_ticks_are_late_before_it_refuses_anybody() -> None:
-    throttle = Throttle()
-    _, now = run(throttle, 0, 50, 50, 0)
-    _, now = run(throttle, now, 10, 50, 3 * MS)
-    assert throttle.pressed(now)
-    assert throttle.rate is None
-    _, now = run(throttle, now, 10, 50, 0)
-    assert not throttle.pressed(now)
-
-
 def test_where_requests_already_wait_for_most_of_their_time_it_takes_on_no_more() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)

@@ -62,6 +62,7 @@ class Device:
         self.now = 0
         self.confidence = confidence
         self.duration = duration
+        self.crowded = False
         self.fails: set[tuple[str, int]] = set()
         self.running: tuple[int, Launch] | None = None
         self.jobs: dict[Key, Job] = {}
@@ -83,7 +84,7 @@ class Device:
         self.tell(Cancelled(key))
 
     def tick(self) -> None:
-        self.tell(Tick())
+        self.tell(Tick(self.crowded))
 
     def run(self, until: int) -> None:
         """Decide, then advance to `until`, finishing launches and deciding whenever the device is free."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from server.busy import BUSY_NS, Busy, Crowding
 from server.engine.counting import Counting
 from server.engine.device import Device
 from server.engine.engine import Engine
@@ -67,7 +68,7 @@ class Bench:
             PolicyConfig(),
             time.monotonic_ns,
             Pulse(tmp_path / "pulse", 1),
-            shares_cores=shares_cores,
+            Crowding(tmp_path / "busy", 1, spare=0) if shares_cores else None,
         )
         self.reports.serve({model.key: model}, "")
         self.front_end = FrontEnd(tmp_path / "e.sock")
@@ -120,6 +121,26 @@ def test_a_pressed_front_end_stops_refinements_only_on_the_cores_that_it_needs(b
     it.front_end.send(Heartbeat("ready"), job(2, every_stage=True))
     it.turn_until(lambda: 2 in it.front_end.ends)
     assert it.front_end.ends[2] == "deepest"
+
+
+@pytest.mark.parametrize("shares_cores", [True, False])
+def test_refinements_wait_while_a_front_end_has_no_pause_on_the_cores_that_it_needs(
+    bench, tmp_path, shares_cores
+):
+    it = bench(shares_cores=shares_cores)
+    loop = Busy(tmp_path / "busy", 0)
+    loop.begins(time.monotonic_ns() - 10 * BUSY_NS)
+    loop.goes_on(time.monotonic_ns() + 60 * 10**9)  # however long a stall of this machine is
+    it.front_end.send(job(1, every_stage=True))
+    it.turn_until(lambda: it.front_end.refinements)
+    for _ in range(20):
+        it.engine.turn()
+    while it.front_end.poll(0.01):
+        it.front_end.hear_one()
+    assert (1 in it.front_end.ends) == (not shares_cores)
+    loop.ends(time.monotonic_ns())
+    it.turn_until(lambda: it.front_end.ends)
+    assert it.front_end.ends[1] == "deepest"
 
 
 @pytest.mark.parametrize("act", [out_of_memory, not_a_number])

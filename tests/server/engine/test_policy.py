@@ -211,9 +211,11 @@ def test_whoever_cannot_wait_for_the_launch_that_starts_is_finished_as_it_starts
     assert device.ended_at[other] == start
 
 
-def test_whoever_has_time_is_not_refused_for_one_who_has_none():
-    """Together they would make a batch too long for the tight one; but the others can come after it."""
-    device = one_model(costs=(4.0,))
+@pytest.mark.parametrize("others", [0, 2])
+def test_whoever_has_time_is_not_refused_for_one_who_has_none(others):
+    """Together they would make a batch too long for the tight one; but the others can come after it. Models that
+    nobody waits for change nothing."""
+    device = Device({name: (tiny_ladder(1), linear_table([4.0])) for name in ("m", "n", "o")[: 1 + others]})
     device.arrive(job("tight", 6))
     for key in range(3):
         device.arrive(job(key, 500))
@@ -314,6 +316,30 @@ def test_under_pressure_first_rungs_wait_for_company_but_not_for_long():
     device.tick()
     assert device.running is not None
     assert len(device.launches[-1][1].keys) == 32
+
+
+def test_while_the_cores_are_wanted_only_first_rungs_run_and_answered_jobs_wait():
+    device = one_model()
+    device.crowded = True
+    for key in range(32):
+        device.arrive(job(key, 500))
+    device.drain()
+    assert {tuple(stages) for stages in device.stages.values()} == {(0,)}
+    assert not device.outcomes
+    device.crowded = False
+    device.drain()
+    assert all(device.outcome(key) == "deepest" for key in range(32))
+
+
+def test_who_could_wait_no_longer_while_the_cores_are_wanted_keeps_the_answer_there_is():
+    device = one_model()
+    device.crowded = True
+    device.arrive(job("answered", 40))
+    for _ in range(60):
+        device.run(device.now + MS)
+    assert device.stages["answered"] == [0]
+    assert device.outcome("answered") == "overload"
+    assert device.ended_at["answered"] <= 40 * MS
 
 
 def test_the_blocking_cap_keeps_long_launches_away_from_tight_traffic():

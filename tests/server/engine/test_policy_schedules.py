@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from server.engine.events import Job, Launch
-from server.engine.policy import PolicyConfig
+from server.engine.policy import PolicyConfig, Pressed
 from tests.server.engine.simulation import MS, Device, linear_table, tiny_ladder
 
 SCHEDULES = int(os.environ.get("ANYTIME_SCHEDULES", "200"))
@@ -126,6 +126,14 @@ class Schedules(RuleBasedStateMachine):
     def the_device_changes(self, factors) -> None:
         self.factors = factors
 
+    @rule(pressed=st.booleans())
+    def front_ends_are_short_of_time(self, pressed) -> None:
+        self.device.tell(Pressed(pressed))
+
+    @rule(crowded=st.booleans())
+    def front_ends_want_the_cores(self, crowded) -> None:
+        self.device.crowded = crowded
+
     @rule(ns=st.sampled_from([50 * MS, 60_000 * MS, HOUR_NS]))
     def the_clock_jumps(self, ns) -> None:
         """As after a suspension: nothing happened meanwhile, and every deadline may have passed."""
@@ -172,6 +180,8 @@ class Schedules(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "device"):
             return
+        self.device.crowded = False
+        self.device.tell(Pressed(False))
         self.device.drain()
         self.no_launch_breaks_a_deadline_that_the_table_foresees()
         self.nothing_runs_twice_and_streams_climb()
