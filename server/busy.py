@@ -28,29 +28,29 @@ class Busy:
         number: of the front end, from 0; another one in each process.
 
     Attributes:
-        total_ns: how long the loop has been busy, all in all, up to its last pause.
+        total_ns: how long the loop has been busy, all in all, up to its last turn.
     """
 
     def __init__(self, path: Path, number: int) -> None:
         words = memoryview(open_page(path)).cast("Q")
         self._words = words[_WORDS * number : _WORDS * (number + 1)]
         self._words[_SINCE] = 0  # whoever had the place before has died
-        self._since_ns = self.total_ns = 0
+        self._turn_ns = self.total_ns = 0
 
     def begins(self, now_ns: int) -> None:
         """The loop was asleep, and has something to read."""
-        self._since_ns = now_ns
-        self._words[_TURN] = now_ns
+        self._turn_ns = self._words[_TURN] = now_ns
         self._words[_SINCE] = now_ns
 
     def goes_on(self, now_ns: int) -> None:
         """So it has in another turn, without having slept."""
-        self._words[_TURN] = now_ns
+        self.total_ns += now_ns - self._turn_ns
+        self._turn_ns = self._words[_TURN] = now_ns
 
     def ends(self, now_ns: int) -> None:
         """It has looked, and there was nothing."""
         self._words[_SINCE] = 0
-        self.total_ns += now_ns - self._since_ns
+        self.total_ns += now_ns - self._turn_ns
 
 
 class Crowding:

@@ -23,8 +23,18 @@ def test_a_loop_that_has_not_slept_for_a_while_wants_its_core(page):
     assert not crowding.crowded(LATER_NS + BUSY_NS)
     assert crowding.crowded(LATER_NS + BUSY_NS + 1)
     front_end.ends(LATER_NS + 2 * BUSY_NS)
-    assert front_end.total_ns == 2 * BUSY_NS
     assert not crowding.crowded(LATER_NS + BUSY_NS + 1)
+
+
+def test_its_time_is_counted_turn_by_turn_and_without_pauses(page):
+    front_end = Busy(page, 0)
+    front_end.begins(LATER_NS)
+    front_end.goes_on(LATER_NS + 3)
+    assert front_end.total_ns == 3
+    front_end.ends(LATER_NS + 5)
+    front_end.begins(LATER_NS + 100)
+    front_end.ends(LATER_NS + 110)
+    assert front_end.total_ns == 15
 
 
 def test_it_counts_only_as_long_as_its_turns_go_on(page):
