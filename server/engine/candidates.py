@@ -15,7 +15,15 @@ from operator import itemgetter
 
 from server.engine.prices import GRID, Worths
 from server.engine.queues import Group, ModelQueue
-from server.engine.room import NEVER, blocked, longest_batch_ns, secure_start, traffic, typical_budget_ns
+from server.engine.room import (
+    NEVER,
+    all_in_time,
+    blocked,
+    longest_batch_ns,
+    secure_start,
+    traffic,
+    typical_budget_ns,
+)
 from server.engine.state import State
 
 
@@ -116,10 +124,11 @@ def _by_length(candidate: Candidate) -> tuple[int, str, int]:
 
 
 def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
-    """No launch saves everyone: the largest batch of first rungs for the earliest deadline of all.
+    """No launch leaves everyone secure: the largest batch of first rungs for the earliest deadline of all.
 
-    If that is a small one although many wait, the most urgent ones are given up for a batch of good throughput (early
-    drop, Shen et al., Nexus, SOSP 2019, section 6.3): small batches would lose more, one launch after the other.
+    If that is a small one although many wait, and no order saves everyone, the most urgent ones are given up for a batch
+    of good throughput (early drop, Shen et al., Nexus, SOSP 2019, section 6.3): small batches would lose more, one launch
+    after the other.
     """
     waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
     if not waiting:
@@ -127,7 +136,7 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
     _, name, queue = min(waiting, key=lambda entry: entry[:2])
     saved = next(_first_batches(state, name, queue, now_ns))
     stage, batch, latency = saved.stage, queue.secure_batch, queue.latency
-    if latency.efficiency(stage, saved.count) >= state.config.efficient:
+    if latency.efficiency(stage, saved.count) >= state.config.efficient or all_in_time(state, now_ns):
         return saved
     given_up = bisect_left(queue.unanswered, (now_ns + latency.ns(stage, batch) + state.config.guard_ns,))
     if len(queue.unanswered) - given_up < batch:

@@ -15,7 +15,7 @@ def test_the_context_survives_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ANYTIME_PORT", "1")
     settings = Settings(port=9000, workers=3, models_dir=Path("m"))
     context = ChildContext(
-        settings, Path("/run/x"), 42, Path("/run/x/p.json"), 7, "hung", ("m@1 full", "m@1 full")
+        settings, Path("/run/x"), 42, Path("/run/x/p.json"), 7, 2, "hung", ("m@1 full", "m@1 full")
     )
     assert ChildContext.decode(context.encode()) == context
     assert context.engine_socket == Path("/run/x/engine.sock")
