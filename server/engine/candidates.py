@@ -126,9 +126,9 @@ def _by_length(candidate: Candidate) -> tuple[int, str, int]:
 def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
     """No launch leaves everyone secure: the largest batch of first rungs for the earliest deadline of all.
 
-    If that is a small one although many wait, and no order saves everyone, the most urgent ones are given up for a batch
-    of good throughput (early drop, Shen et al., Nexus, SOSP 2019, section 6.3): small batches would lose more, one launch
-    after the other.
+    If that is a small one although many wait, and no order saves everyone, the most urgent ones are given up for a
+    batch of good throughput (early drop, Shen et al., Nexus, SOSP 2019, section 6.3): small batches would lose more,
+    one launch after the other.
     """
     waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
     if not waiting:
