@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from server.engine.candidates import Candidate, Explain
+from server.engine.candidates import Explain
 from server.engine.events import Key, Launch
+from server.engine.launches import Candidate
 from server.messages import Considered, Decision
 
 KEPT = 64

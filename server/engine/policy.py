@@ -27,7 +27,7 @@ The rule:
 
 from __future__ import annotations
 
-from server.engine.candidates import Candidate, Explain, best_candidate
+from server.engine.candidates import Explain, best_candidate
 from server.engine.events import (
     Arrived,
     Cancelled,
@@ -46,6 +46,7 @@ from server.engine.events import (
 )
 from server.engine.ladder import Ladder
 from server.engine.latency import LatencyTable
+from server.engine.launches import Candidate
 from server.engine.queues import ModelQueue, Waiting
 from server.engine.room import (
     admits,

@@ -83,7 +83,7 @@ def heard(explainer: Explainer, found: list, chosen: object) -> None:
 
 
 def test_the_reasons_and_the_bound_on_what_is_kept() -> None:
-    from server.engine.candidates import Candidate
+    from server.engine.launches import Candidate
 
     explainer = Explainer(RUNGS)
     explainer.watch(1, 0)

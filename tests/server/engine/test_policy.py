@@ -331,6 +331,19 @@ def test_while_the_cores_are_wanted_only_first_rungs_run_and_answered_jobs_wait(
     assert all(device.outcome(key) == "deepest" for key in range(32))
 
 
+def test_while_the_cores_are_wanted_no_model_s_answered_jobs_run_beside_first_rungs_of_another():
+    device = Device({name: (tiny_ladder(), linear_table((0.2, 0.8, 3.0))) for name in ("m", "n")})
+    device.crowded = True
+    for key in range(32):
+        device.arrive(job(key, 500))
+    device.drain()
+    for key in range(32):
+        device.arrive(Job(("n", key), "n", device.now + 500 * MS))
+        device.run(device.now + MS)
+    device.drain()
+    assert {launch.stage for _, launch in device.launches} == {0}
+
+
 def test_who_could_wait_no_longer_while_the_cores_are_wanted_keeps_the_answer_there_is():
     device = one_model()
     device.crowded = True

@@ -1,0 +1,65 @@
+"""Who would sit in which launch, and what the seat is worth to each.
+
+Reads the state; must not change it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from server.engine.prices import Worths
+from server.engine.queues import Group, ModelQueue
+from server.engine.state import State
+
+Seats = list[tuple[float, Group | None, int, int]]
+"""Who may join a launch: what it is worth to each of them, their group (None: unanswered), and which slice of it."""
+
+
+def answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths) -> dict[int, Seats]:
+    """By rung, the answered jobs to which it is worth more than to be passed over, or who cannot have it later."""
+    seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
+    known = worths.known
+    guarded_ns = now_ns + state.config.guard_ns
+    # A launch of this rung now and another after it: who cannot have that must be in this one.
+    again_ns = {stage: guarded_ns + 2 * queue.latency.ns(stage, 1) for stage in seats}
+    last_ns = max(again_ns.values())
+    for group in queue.groups.values():
+        entries, count = group.entries, len(group.entries)
+        if group.place < 0:  # a stream follows no plan
+            for stage, gain in group.gains:
+                seats[stage].append((gain, group, 0, count))
+            continue
+        worth, beyond = known.get(group.place) or worths.of(group.place)
+        if entries[0][0] >= last_ns:
+            for stage, each in beyond:
+                seats[stage].append((each, group, 0, count))
+            continue
+        urgent = {}
+        for stage, _ in group.gains:
+            urgent[stage] = many = bisect_left(entries, (again_ns[stage],))
+            if many:
+                seats[stage].append((worth[stage], group, 0, many))
+        for stage, each in beyond:
+            if urgent[stage] < count:
+                seats[stage].append((each, group, urgent[stage], count))
+    return seats
+
+
+def seat_beginners(
+    state: State, queue: ModelQueue, worths: Worths, seats: dict[int, Seats], *, patient: bool
+) -> None:
+    """Unanswered jobs go where it is worth most to them; their first answer as such is sure, and gains nothing."""
+    first = queue.ladder.first
+    passed = worths.root_value
+    plain = _plain(queue)
+    for stage in queue.ladder.usable:
+        count = len(queue.unanswered) if stage == first else plain
+        worth = worths.root_worth[stage] - passed
+        if count and worth > 0 and (patient or stage != first):
+            seats[stage].append((worth, None, 0, count))
+
+
+def _plain(queue: ModelQueue) -> int:
+    """How many of the earliest deadlines are content with any rung first."""
+    plain = [entry[2].plain for entry in queue.unanswered[: queue.max_batch]]
+    return len(plain) if all(plain) else plain.index(False)
