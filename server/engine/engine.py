@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 MS = 1_000_000
 RECEIVING_NS = 1 * MS
-LOOK_NS = MS // 2  # while the cores are wanted, how often it is looked whether they still are
+LOOK_NS = MS  # while the cores are wanted, how often it is looked whether they still are
 
 
 class NotFinite(ArithmeticError):
@@ -91,6 +91,7 @@ class Engine:
         }
         self._explainer = Explainer({key: m.model.manifest.stage_names for key, m in models.items()})
         self._jobs: dict[Key, JobRecord] = {}
+        self._pressed = False
         self._crowded = False  # as the policy was told last
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
@@ -199,15 +200,18 @@ class Engine:
 
     def _weigh(self, now_ns: int) -> None:
         """While a front end refuses for want of the cores that stages run on, no stage but the first is worth them."""
-        pressed = self._crowding is not None and any(each.pressed for each in self._front_ends.known.values())
-        self._follow(step(self._state, Pressed(pressed), now_ns)[1])
+        self._pressed = self._crowding is not None and any(
+            front_end.pressed for front_end in self._front_ends.known.values()
+        )
+        self._follow(step(self._state, Pressed(self._pressed), now_ns)[1])
 
     def _cancel(self, key: Key) -> None:
         if self._remove(key, "cancelled") is not None:
             step(self._state, Cancelled(key), self._clock_ns())
 
     def _is_crowded(self, now_ns: int) -> bool:
-        return self._crowding is not None and self._crowding.crowded(now_ns)
+        # Pressed it is first rungs only anyway, and to look for the end of it would take time from front ends.
+        return self._crowding is not None and not self._pressed and self._crowding.crowded(now_ns)
 
     # What the policy orders
 
