@@ -8,7 +8,6 @@ the same, but too late: it is sent by the very loop that has no time for it.
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
 from server.pulse import open_page
@@ -63,8 +62,7 @@ class Crowding:
     """
 
     def __init__(self, path: Path, front_ends: int, spare: int) -> None:
-        self._page: mmap.mmap = open_page(path)
-        self._words = memoryview(self._page).cast("Q")
+        self._words = memoryview(open_page(path)).cast("Q")
         self._places = range(0, _WORDS * front_ends, _WORDS)
         self._spare = spare
 

@@ -91,8 +91,6 @@ class Engine:
         }
         self._explainer = Explainer({key: m.model.manifest.stage_names for key, m in models.items()})
         self._jobs: dict[Key, JobRecord] = {}
-        self._pressed = False
-        self._crowded = False  # as the policy was told last
         self._wake_ns: int | None = None
         self._drain_until_ns: int | None = None
 
@@ -129,7 +127,7 @@ class Engine:
             until_ns = min(until_ns, self._wake_ns)
         while True:
             left_ns = max(0, until_ns - now_ns)
-            wait_ns = min(left_ns, LOOK_NS) if self._crowded else left_ns
+            wait_ns = min(left_ns, LOOK_NS) if self._state.crowded else left_ns
             heard = self._front_ends.wait(self._device.fileno(), wait_ns / 1e9)
             if heard or not self._is_crowded(now_ns := self._clock_ns()) or now_ns >= until_ns:
                 return
@@ -199,11 +197,9 @@ class Engine:
         self._follow(step(self._state, Arrived(wanted), now_ns)[1])
 
     def _weigh(self, now_ns: int) -> None:
-        """While a front end refuses for want of the cores that stages run on, no stage but the first is worth them."""
-        self._pressed = self._crowding is not None and any(
-            front_end.pressed for front_end in self._front_ends.known.values()
-        )
-        self._follow(step(self._state, Pressed(self._pressed), now_ns)[1])
+        """While a front end refuses or misses for want of the cores that stages run on, only the first runs there."""
+        pressed = self._crowding is not None and any(each.pressed for each in self._front_ends.known.values())
+        self._follow(step(self._state, Pressed(pressed), now_ns)[1])
 
     def _cancel(self, key: Key) -> None:
         if self._remove(key, "cancelled") is not None:
@@ -211,7 +207,7 @@ class Engine:
 
     def _is_crowded(self, now_ns: int) -> bool:
         # Pressed it is first rungs only anyway, and to look for the end of it would take time from front ends.
-        return self._crowding is not None and not self._pressed and self._crowding.crowded(now_ns)
+        return self._crowding is not None and not self._state.pressed and self._crowding.crowded(now_ns)
 
     # What the policy orders
 
@@ -220,8 +216,7 @@ class Engine:
         self._wake_ns = None
         now_ns = self._clock_ns()
         explain = self._explainer.hook()
-        self._crowded = self._is_crowded(now_ns)
-        orders = step(self._state, Tick(self._crowded), now_ns, explain)[1]
+        orders = step(self._state, Tick(self._is_crowded(now_ns)), now_ns, explain)[1]
         if explain is not None:
             self._explainer.note(next((order for order in orders if isinstance(order, Launch)), None), now_ns)
         launch = self._follow(orders)
