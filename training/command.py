@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 from pathlib import Path
 from typing import get_args
@@ -68,11 +69,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 MEMORY_WORDS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "start new thread")
+ONEDNN_WORDS = ("could not create", "could not execute", "could not initialize")
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether `error` says that the machine, or a limit set on the process, has no more memory to give."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_WORDS)
+    """Whether `error` says that the machine, or a limit set on the process, has no more memory to give.
+
+    oneDNN names only what it failed to make, never the reason: under a limit it is the memory.
+    """
+    if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_WORDS):
+        return True
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return limited and isinstance(error, RuntimeError) and str(error).startswith(ONEDNN_WORDS)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -114,8 +115,11 @@ print('step', checkpoint.load(Path('runs/digits/checkpoint.pt'))['trainer']['ste
 LIMITED = """
 import resource
 import sys
+import numpy
 import torch._dynamo  # the optimizer's first use would; where memory ends within an import, Python may say anything
 from training.command import main
+
+numpy.ones((64, 64)) @ numpy.ones((64, 64))  # OpenBLAS ends the process where its buffer finds no room
 
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 150 * 2**20
@@ -181,3 +185,13 @@ def test_a_limit_under_which_torch_cannot_even_be_loaded_is_told() -> None:
 )
 def test_what_says_that_memory_is_lacking(error: BaseException, lacks: bool) -> None:
     assert lacks_memory(error) == lacks
+
+
+def test_what_onednn_could_not_make_lacked_memory_only_under_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("could not create a primitive")
+    limit = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    assert not lacks_memory(error)
+    limit = 2**31
+    assert lacks_memory(error)
+    assert not lacks_memory(ValueError("could not create a primitive"))
