@@ -17,7 +17,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -33,7 +34,7 @@ from server.arrivals import Arrivals
 from server.busy import Busy
 from server.catalog import Catalog
 from server.child import ChildContext, Processes
-from server.connections import protocol
+from server.connections import Connection, protocol
 from server.deadlines import Deadlines, TimerfdAlarm
 from server.decoding import Decoder, warm_up
 from server.doorman import SWEEP_NS, Doorman
@@ -43,7 +44,8 @@ from server.jobs import Jobs
 from server.lag import TICK_NS, Lag
 from server.link import Link
 from server.messages import Done, Refinement
-from server.metrics import FrontEndMetrics, count_without_asking, exposition
+from server.metrics import UNHEARD, FrontEndMetrics, count_without_asking, exposition
+from server.rehearsal import Prompter, rehearse
 from server.routes import envelope, health, models, openapi
 from server.routes.classify import Classify
 from server.routes.early import EarlyRefusal
@@ -69,26 +71,29 @@ _GC_THRESHOLDS = (50_000, 20, 50)
 
 
 class FrontEnd:
-    """The parts of one front end, wired to each other. Nothing runs before `serve`.
+    """The parts of one front end, wired to each other. Nothing runs before `serve`, or `rehearse` instead of it.
 
     Args:
         context: what the supervisor told.
         registry: of metrics.
+        rehearsing: nobody counts what it does, and it needs no engine.
     """
 
-    def __init__(self, context: ChildContext, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, context: ChildContext, registry: CollectorRegistry, *, rehearsing: bool = False
+    ) -> None:
         settings = context.settings
         clock = time.monotonic_ns
         self.context = context
         self.clock = clock
         self.ids = RequestIds()
-        self.metrics = FrontEndMetrics(registry)
+        self.metrics = UNHEARD if rehearsing else FrontEndMetrics(registry)
         self.view = EngineView()
         self.busy = Busy(context.busy_file, context.number)
         self.lag = Lag(int(settings.answer_guard_ms * 1e6))
         self.catalog = Catalog(Repository(settings.models_dir), settings.default_model)
         self.deadlines = Deadlines(clock)
-        self.link = Link(context.engine_socket, self.view, clock)
+        self.link = (Prompter if rehearsing else Link)(context.engine_socket, self.view, clock)
         self.jobs = Jobs(self.view, self.deadlines, self.link.send, clock)
         self.throttle = Throttle()
         self.door = Door(
@@ -170,31 +175,46 @@ class FrontEnd:
     async def serve(self, listener: socket.socket) -> None:
         """Serves on a listening socket until SIGTERM or SIGINT, then answers what is in flight and returns."""
         loop = asyncio.get_running_loop()
-        alarm = TimerfdAlarm(loop, self.deadlines.ring)
-        self.deadlines.use(alarm)
-        self.catalog.read()
-        warm_up()
         server = self._http_server()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)
-        self.link.open(loop, _EngineEvents(self))
-        pulse = _Pulse(self, server)
-        pulse.start()
-        # What is built by now lives as long as the process: no collection has to look at it again.
-        gc.collect()
-        gc.freeze()
-        try:
+        with self._at_work():
+            _Pulse(self, server).start()
+            # What is built by now lives as long as the process: no collection has to look at it again.
+            gc.collect()
+            gc.freeze()
             await server.serve(sockets=[listener, *(listener.dup() for _ in range(1, _ACCEPTS))])
+
+    async def rehearse(self) -> None:
+        """Answers requests of its own, as long as nobody else's can come (see rehearsal.py)."""
+        warm_up()
+        server = self._http_server()
+        server.config.load()
+        connection = partial(self._protocol(), server.config, server.server_state, {})
+        with self._at_work():
+            assert isinstance(self.link, Prompter)
+            self.link.expect(model.key for model in self.catalog.models)
+            await rehearse(connection, self.catalog.served)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """With a clock, models and an engine."""
+        loop = asyncio.get_running_loop()
+        alarm = TimerfdAlarm(loop, self.deadlines.ring)
+        self.deadlines.use(alarm)
+        self.catalog.read()
+        self.link.open(loop, _EngineEvents(self))
+        try:
+            yield
         finally:
             self.link.close()
             self.decoder.close()
             alarm.close()
 
     def _http_server(self) -> _HttpServer:
-        arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock, self.busy)
         config = uvicorn.Config(
             self.application,
-            http=protocol(self.doorman, arrivals, self.early, self.express),  # type: ignore[arg-type]
+            http=self._protocol(),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -206,6 +226,10 @@ class FrontEnd:
             timeout_graceful_shutdown=max(1, math.ceil(self.context.settings.drain_s)),
         )
         return _HttpServer(config)
+
+    def _protocol(self) -> Callable[..., Connection]:
+        arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock, self.busy)
+        return protocol(self.doorman, arrivals, self.early, self.express)
 
     def _drain(self) -> None:
         if not self.door.draining:
@@ -330,6 +354,11 @@ def inherited(descriptor: int) -> socket.socket:
     return listener
 
 
+def _rehearsing(context: ChildContext) -> FrontEnd:
+    quiet = context.settings.model_copy(update={"access_log": False})
+    return FrontEnd(replace(context, settings=quiet), CollectorRegistry(), rehearsing=True)
+
+
 def main() -> None:
     """The process."""
     context = child.enter()
@@ -338,12 +367,12 @@ def main() -> None:
     logs.configure(context.settings.log_level, "frontend")
     _tune_process()
     count_without_asking()
-    front = FrontEnd(context, CollectorRegistry())
     with (
         inherited(context.listen_fd) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(front.serve(listener))
+        runner.run(_rehearsing(context).rehearse())
+        runner.run(FrontEnd(context, CollectorRegistry()).serve(listener))
     log.info("ended")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.pulse import open_page
+from server.page import open_page
 
 BUSY_NS = 1_000_000
 STALE_NS = 100_000_000  # without a turn: it has been stopped or killed, and says nothing any more

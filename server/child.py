@@ -73,6 +73,11 @@ class ChildContext:
         """Unix socket that the engine listens at and front ends connect to."""
         return self.runtime_dir / "engine.sock"
 
+    @property
+    def rehearsal_socket(self) -> Path:
+        """Unix socket of the engine's rehearsal (see engine/rehearsal.py)."""
+        return self.runtime_dir / "rehearsal.sock"
+
     def encode(self) -> str:
         """The value of ANYTIME_CHILD that `decode` reads back."""
         return json.dumps(

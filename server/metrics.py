@@ -8,6 +8,7 @@ folder and any front end can answer for all processes.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -213,6 +214,20 @@ class EngineMetrics:
         self.stage_failures = Counter(
             "anytime_stage_failures", "Launches that failed.", ["model", "stage"], registry=registry
         )
+
+
+class _Unheard:
+    """In place of a metric, of its children and of all metrics: takes every count and forgets it."""
+
+    def __getattr__(self, name: str) -> _Unheard:
+        return self
+
+    def __call__(self, *_values: object) -> _Unheard:
+        return self
+
+
+UNHEARD: Any = _Unheard()
+"""FrontEndMetrics or EngineMetrics of a rehearsal: what a service asks itself is no request."""
 
 
 def count_without_asking() -> None:

@@ -11,11 +11,11 @@ awake to see it pass: after a stall of the whole machine, or a clock that jumped
 from __future__ import annotations
 
 import mmap
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-SIZE = 4096
+from server.page import open_page
+
 LOOK_S = 0.25
 LONGER_THAN_PROMISED = 20
 
@@ -113,13 +113,3 @@ class Watch:
         if not turns or self._same_ns <= limit_ns:
             return None
         return Hang("hung" if launch else "silent", name if launch else "", self._same_ns / 1e9)
-
-
-def open_page(path: Path) -> mmap.mmap:
-    """A page of memory that processes share by its path; made, all zero, if nobody has. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(descriptor, SIZE)
-        return mmap.mmap(descriptor, SIZE)
-    finally:
-        os.close(descriptor)

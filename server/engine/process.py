@@ -25,6 +25,7 @@ from server.engine.engine import Engine
 from server.engine.frontends import FrontEnds
 from server.engine.loading import Loaded, Loader
 from server.engine.policy import PolicyConfig
+from server.engine.rehearsal import rehearse
 from server.engine.reports import Reports
 from server.metrics import EngineMetrics, count_without_asking
 from server.pulse import Pulse
@@ -60,24 +61,30 @@ def main() -> None:
     reports = Reports(front_ends, settings.max_jobs, counting)
     loaded = _load(context, reports)
     device = Device()
+    config = PolicyConfig(max_batch=settings.max_batch)
+    clock_ns = time.monotonic_ns
+    pulse = Pulse(context.pulse_file, int(settings.hang_s * 1e9))
     engine = Engine(
         front_ends,
         device,
         loaded.models,
         reports,
         counting,
-        PolicyConfig(max_batch=settings.max_batch),
-        time.monotonic_ns,
-        Pulse(context.pulse_file, int(settings.hang_s * 1e9)),
+        config,
+        clock_ns,
+        pulse,
         _crowding(context, loaded),
     )
-    reports.serve(loaded.models, _detail(loaded))
-    _settle_memory()
-    _end_on_signal(engine, settings.drain_s)
-    logger.info(
-        "engine ready" if loaded.models else "engine has nothing to serve", extra=_summary(epoch, loaded)
-    )
     try:
+        if loaded.models and not context.ended:  # else clients wait for it already
+            reports.say("rehearsing", clock_ns())
+            rehearse(context.rehearsal_socket, loaded.models, device, config, clock_ns, pulse)
+        reports.serve(loaded.models, _detail(loaded))
+        _settle_memory()
+        _end_on_signal(engine, settings.drain_s)
+        logger.info(
+            "engine ready" if loaded.models else "engine has nothing to serve", extra=_summary(epoch, loaded)
+        )
         engine.run()
     except DeviceLost as error:  # only a new process can have it back; `auto` goes on without it if it cannot
         logger.critical("device lost, ending", extra={"reason": str(error)})
