@@ -120,7 +120,8 @@ def test_two_hundred_requests_in_flight_all_end_when_the_engine_dies(fresh: Serv
     connections = [fresh.front.connect() for _ in range(200)]
     for place, connection in enumerate(connections):
         connection.sendall(head % (2900 if place % 4 else 20_000, len(png)) + png)
-    wait_while(lambda: len(fresh.engine.jobs) < 200)
+        if place % 20 == 19:  # all at once, a slow machine's front end would have reason to refuse some
+            wait_while(lambda sent=place + 1: len(fresh.engine.jobs) < sent)  # type: ignore[misc]
     fresh.engine.stop()
     statuses = [status_of(connection) for place, connection in enumerate(connections) if place % 4]
     assert set(statuses) == {200, 503}

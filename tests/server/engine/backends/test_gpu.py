@@ -189,7 +189,7 @@ def load(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, error: Except
     monkeypatch.setattr(backends, "runtimes", runtimes)
     settings = Settings(models_dir=folder / "models", state_dir=folder / "state", backend=name, max_batch=2)
     reports = SimpleNamespace(say=lambda _detail, _now_ns: None)
-    return process._load(SimpleNamespace(settings=settings, hangs=()), reports)
+    return process._load(SimpleNamespace(settings=settings, hangs=(), ended=""), reports)
 
 
 def test_a_gpu_that_is_lost_while_loading_leaves_auto_to_the_cpu(
