@@ -93,6 +93,7 @@ def main() -> None:
     front_ends.flush()
     front_ends.close(LAST_WORDS_S)
     device.close()
+    loaded.close()
     logger.info("engine ended")
 
 

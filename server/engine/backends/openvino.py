@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -33,6 +34,7 @@ def has_native_bf16() -> bool:
     return BF16 in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+_MEETING_S = 1.0
 _GRAPH_BYTES = 3_000_000  # that a graph takes beside its weights
 _OF_FILE = 4  # times its file, which holds the weights in float16: in float32 and as they are computed with
 
@@ -82,10 +84,15 @@ class _OpenVinoStage:
         self._fixed: tuple[_FixedGraph, ...] = ()
         self._adding = threading.Lock()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is not used any more."""
+        return self._request is None
+
     def add(self, graph: _FixedGraph) -> None:
         """From now on batches of about that size run there. May be called from any thread."""
         with self._adding:
-            if self._request is not None:
+            if not self.closed:
                 self._fixed = tuple(sorted((*self._fixed, graph), key=lambda each: each.size))
 
     def run(self, pixels: Pixels) -> Logits:
@@ -101,9 +108,15 @@ class _OpenVinoStage:
         return np.asarray(outputs[0], np.float32)
 
     def meet_every_size(self, max_batch: int, height: int, width: int) -> None:
-        """Runs each batch size once: the first time makes kernels for it, which takes as long as the batch itself."""
+        """Runs each batch size once, the small ones first, for a second at most.
+
+        The first time makes kernels for that size, which takes as long again as the batch.
+        """
         pixels = np.zeros((max_batch, height, width, 3), np.uint8)
+        until = time.monotonic() + _MEETING_S
         for count in range(1, max_batch + 1):
+            if time.monotonic() >= until:
+                return
             self.run(pixels[:count])
 
     def close(self) -> None:
@@ -169,6 +182,8 @@ class OpenVino:
         return {"runtime": self.name, "version": openvino.get_version(), **options}
 
     def _fix(self, stage: _OpenVinoStage, data: bytes, size: int, height: int, width: int) -> None:
+        if stage.closed:
+            return
         try:
             # Read anew: a clone of what was read keeps the weights in float32, twice those that are computed with.
             graph = self._core.read_model(model=data, weights=b"")

@@ -88,6 +88,27 @@ def test_in_a_hurry_a_stage_runs_before_its_graphs_of_one_size_are_there(
     stage.close()
 
 
+def test_of_a_stage_that_is_closed_no_further_graph_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, begun = threading.Event(), []
+
+    def slowly(_compiled, size, *_shape):
+        begun.append(size)
+        may_go_on.wait(10)
+        raise RuntimeError("too late")
+
+    monkeypatch.setattr(openvino, "_FixedGraph", slowly)
+    backend = OpenVino(1, "f32", fixed_bytes=1000 * MB, hurry=True)
+    stage = backend.load_stage(publish_tiny_model(tmp_path), 2, 16)
+    while not begun:
+        time.sleep(0.01)
+    stage.close()
+    may_go_on.set()
+    backend._compilers.shutdown(wait=True)
+    assert begun == [1]
+
+
 def test_a_size_that_has_no_graph_runs_on_the_one_that_takes_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
