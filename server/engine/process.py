@@ -127,7 +127,9 @@ def _load_on(context: ChildContext, say: Callable[[str], None], use_gpu: bool) -
     threads = threads_of(settings, len(os.sched_getaffinity(0)))
     # Where an engine has ended, clients wait for this one.
     graphs = backends.Graphs(int(settings.graphs_mb * 1e6), later=bool(context.ended))
-    runtimes = backends.runtimes(settings.backend, *threads, settings.state_dir, say, use_gpu, graphs)
+    runtimes = backends.runtimes(
+        settings.backend, *threads, settings.state_dir, say, use_gpu=use_gpu, graphs=graphs
+    )
     loader = Loader(
         runtimes, settings.state_dir, settings.max_batch, settings.pin_rung, say, untrusted(context.hangs)
     )

@@ -180,10 +180,10 @@ class Losing(FakeRuntime):
 def load(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> Loaded:
     """What the engine process makes of a GPU that is lost while stages are loaded, or of that error."""
 
-    def runtimes(_name: str, *arguments: object) -> Runtimes:
+    def runtimes(_name: str, *_arguments: object, use_gpu: bool, graphs: backends.Graphs) -> Runtimes:
+        assert not graphs.later
         if error:
             raise error
-        use_gpu = arguments[-1]
         return tiers([Losing()] if use_gpu else [], FakeRuntime("onnxruntime"))
 
     monkeypatch.setattr(backends, "runtimes", runtimes)
