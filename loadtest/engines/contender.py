@@ -153,7 +153,7 @@ def _load_plain_openvino(order: Order, model: PublishedModel) -> Stages:
 
     if not has_native_bf16():
         raise NotHere("openvino computes in f32 anyway: this processor has no native bfloat16")
-    backend = OpenVino(order.threads, "f32", fixed_bytes=backends.Graphs().bytes)
+    backend = OpenVino(order.threads, "f32", fixed_bytes=backends.GRAPH_BYTES)
     runs = [backend.load_stage(model, n, MAX_BATCH).run for n in range(len(model.manifest.stages))]
     return Stages(runs, "f32", {})
 

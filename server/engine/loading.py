@@ -68,12 +68,6 @@ class Loaded:
     unserved: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def close(self) -> None:
-        """Gives the stages back; what a runtime is still making for them is not finished."""
-        for model in self.models.values():
-            for runner in model.runners.values():
-                runner.close()
-
 
 class Loader:
     """Loads models onto the runtimes that are there.

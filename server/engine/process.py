@@ -93,7 +93,6 @@ def main() -> None:
     front_ends.flush()
     front_ends.close(LAST_WORDS_S)
     device.close()
-    loaded.close()
     logger.info("engine ended")
 
 
@@ -125,10 +124,14 @@ def _load_on(context: ChildContext, say: Callable[[str], None], use_gpu: bool) -
     """Raises what `backends.runtimes` does, and DeviceLost."""
     settings = context.settings
     threads = threads_of(settings, len(os.sched_getaffinity(0)))
-    # Where an engine has ended, clients wait for this one.
-    graphs = backends.Graphs(int(settings.graphs_mb * 1e6), later=bool(context.ended))
     runtimes = backends.runtimes(
-        settings.backend, *threads, settings.state_dir, say, use_gpu=use_gpu, graphs=graphs
+        settings.backend,
+        *threads,
+        settings.state_dir,
+        say,
+        use_gpu=use_gpu,
+        graph_bytes=int(settings.graphs_mb * 1e6),
+        quick=bool(context.ended),  # clients wait
     )
     loader = Loader(
         runtimes, settings.state_dir, settings.max_batch, settings.pin_rung, say, untrusted(context.hangs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,21 +11,7 @@ from server.engine.backends.auto import Runtimes, installed, processor_flags
 from server.engine.backends.protocol import Backend
 
 STATE_DIR = Path(".cache/anytime")
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """What a CPU runtime may do to be faster at single batch sizes.
-
-    Attributes:
-        bytes: memory that a stage may take for graphs that are made for one batch size each.
-        later: whether somebody waits, so that a stage has to be ready before they are.
-    """
-
-    bytes: int = 128_000_000
-    later: bool = False
-
-
+GRAPH_BYTES = 128_000_000  # that a stage may take for graphs of one batch size each
 Say = Callable[[str], None]
 
 
@@ -41,7 +26,8 @@ def runtimes(
     state_dir: Path = STATE_DIR,
     say: Say = _say_nothing,
     use_gpu: bool = True,
-    graphs: Graphs = Graphs(),
+    graph_bytes: int = GRAPH_BYTES,
+    quick: bool = False,
 ) -> Runtimes:
     """What stages may run on.
 
@@ -54,15 +40,17 @@ def runtimes(
         state_dir: keeps what a runtime compiles.
         say: told, often, what a runtime is doing while it compiles.
         use_gpu: whether auto looks for a GPU.
-        graphs: how many a runtime may make of a stage, and when.
+        graph_bytes: memory that a CPU runtime may take for each stage's graphs of one batch size.
+        quick: to go without these, with what was measured and chosen with them.
 
     Raises:
         ValueError: no such backend.
         ImportError: its runtime is not installed.
         BackendUnusable: it is, and cannot work here.
     """
+    made = 0 if quick else graph_bytes
     if name != "auto":
-        return Runtimes.of(create(name, threads, shared_cores, state_dir, say, graphs))
+        return Runtimes.of(create(name, threads, shared_cores, state_dir, say, made))
     on_gpu = gpu.usable_here() if use_gpu else {}
     versions = installed()
     # Threads of one runtime that spin would take the cores from a launch of another.
@@ -71,14 +59,14 @@ def runtimes(
         "threads": str(threads),
         "shared_cores": str(shared_cores),
         "processor": processor_flags(),
-        "graph_bytes": str(graphs.bytes),
+        "graph_bytes": str(graph_bytes),
     }
     described = {each: {"version": version, **on_cores} for each, version in versions.items()}
     gpu_name = gpu.gpu_name() if on_gpu else ""
     described |= {each: {"version": version, "gpu": gpu_name} for each, version in on_gpu.items()}
     return Runtimes(
         {
-            each: partial(create, each, threads, shared_cores, state_dir, say, graphs)
+            each: partial(create, each, threads, shared_cores, state_dir, say, made)
             for each in (*on_gpu, *versions)
         },
         described,
@@ -92,7 +80,7 @@ def create(
     shared_cores: bool,
     state_dir: Path = STATE_DIR,
     say: Say = _say_nothing,
-    graphs: Graphs = Graphs(),
+    graph_bytes: int = GRAPH_BYTES,
 ) -> Backend:
     """The backend of that name: tensorrt | tensorrt-rtx | torch-cuda | onnxruntime | openvino | null.
 
@@ -109,7 +97,7 @@ def create(
     if name == "openvino":
         from server.engine.backends.openvino import OpenVino
 
-        return OpenVino(threads, fixed_bytes=graphs.bytes, hurry=graphs.later)
+        return OpenVino(threads, fixed_bytes=graph_bytes)
     if name == "onnxruntime":
         from server.engine.backends.onnxruntime import OnnxRuntime
 

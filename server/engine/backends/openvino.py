@@ -7,12 +7,9 @@ so; docs/operator.md says what that does to the shipped model. Elsewhere float32
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -81,19 +78,11 @@ class _FixedGraph:
 class _OpenVinoStage:
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
-        self._fixed: tuple[_FixedGraph, ...] = ()
-        self._adding = threading.Lock()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is not used any more."""
-        return self._request is None
+        self._fixed: list[_FixedGraph] = []
 
     def add(self, graph: _FixedGraph) -> None:
-        """From now on batches of about that size run there. May be called from any thread."""
-        with self._adding:
-            if not self.closed:
-                self._fixed = tuple(sorted((*self._fixed, graph), key=lambda each: each.size))
+        """From now on batches of about that size run there; sizes are added in ascending order."""
+        self._fixed.append(graph)
 
     def run(self, pixels: Pixels) -> Logits:
         """The GIL is released meanwhile."""
@@ -120,9 +109,8 @@ class _OpenVinoStage:
             self.run(pixels[:count])
 
     def close(self) -> None:
-        with self._adding:
-            self._request = None
-            self._fixed = ()
+        self._request = None
+        self._fixed = []
 
 
 class OpenVino:
@@ -132,15 +120,11 @@ class OpenVino:
         threads: of one launch.
         precision: bf16 or f32; by default bf16 where the processor has it.
         fixed_bytes: memory that a stage may take for graphs of one batch size each.
-        hurry: whether somebody waits: stages are ready before these graphs are, which are compiled meanwhile, with as
-            little right to the processor as there is.
     """
 
     name = "openvino"
 
-    def __init__(
-        self, threads: int, precision: str = "", *, fixed_bytes: int = 0, hurry: bool = False
-    ) -> None:
+    def __init__(self, threads: int, precision: str = "", *, fixed_bytes: int = 0) -> None:
         self._core = openvino.Core()
         self._precision = precision or ("bf16" if has_native_bf16() else "f32")
         self.device = (
@@ -153,12 +137,6 @@ class OpenVino:
             "ENABLE_CPU_PINNING": False,  # which cores are used is the supervisor's choice
         }
         self._fixed_bytes = fixed_bytes
-        self._hurry = hurry
-        self._compilers = (
-            ThreadPoolExecutor(1, "compile", _stand_back)
-            if hurry
-            else ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compile")
-        )
 
     def load_stage(self, model: PublishedModel, place: int, max_batch: int) -> _OpenVinoStage:
         """See the protocol."""
@@ -168,12 +146,10 @@ class OpenVino:
             stage = _OpenVinoStage(self._core.compile_model(graph, "CPU", self._options))
         except Exception as error:  # its exceptions share no base class of their own
             raise StageUnusable(_cause(error)) from error
-        made = [
-            self._compilers.submit(self._fix, stage, data, size, *model.image_size)
-            for size in fixed_sizes(len(data), self._fixed_bytes, max_batch)
-        ]
-        if not self._hurry:
-            wait(made)
+        # One after the other: compiled in two threads at once, they have been seen to wait for each other for ever.
+        for size in fixed_sizes(len(data), self._fixed_bytes, max_batch):
+            self._fix(stage, data, size, *model.image_size)
+        if self._fixed_bytes:  # else the start has to be quick
             stage.meet_every_size(max_batch, *model.image_size)
         return stage
 
@@ -182,8 +158,6 @@ class OpenVino:
         return {"runtime": self.name, "version": openvino.get_version(), **options}
 
     def _fix(self, stage: _OpenVinoStage, data: bytes, size: int, height: int, width: int) -> None:
-        if stage.closed:
-            return
         try:
             # Read anew: a clone of what was read keeps the weights in float32, twice those that are computed with.
             graph = self._core.read_model(model=data, weights=b"")
@@ -191,11 +165,6 @@ class OpenVino:
             stage.add(_FixedGraph(self._core.compile_model(graph, "CPU", self._options), size, height, width))
         except Exception as error:  # noqa: BLE001 - whatever it is, the graph that takes any size will do
             logger.warning("no graph for one batch size", extra={"batch": size, "reason": _cause(error)})
-
-
-def _stand_back() -> None:
-    """Gives this thread the least right to the processor."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _cause(error: Exception) -> str:

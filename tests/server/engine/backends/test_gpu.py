@@ -180,8 +180,7 @@ class Losing(FakeRuntime):
 def load(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> Loaded:
     """What the engine process makes of a GPU that is lost while stages are loaded, or of that error."""
 
-    def runtimes(_name: str, *_arguments: object, use_gpu: bool, graphs: backends.Graphs) -> Runtimes:
-        assert not graphs.later
+    def runtimes(_name: str, *_arguments: object, use_gpu: bool, **_named: object) -> Runtimes:
         if error:
             raise error
         return tiers([Losing()] if use_gpu else [], FakeRuntime("onnxruntime"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -58,55 +56,6 @@ def test_what_a_run_has_given_stays_when_the_next_one_comes(tmp_path: Path) -> N
     kept = first.copy()
     stage.run(255 - pixels(4))
     np.testing.assert_array_equal(first, kept)
-
-
-def test_in_a_hurry_a_stage_runs_before_its_graphs_of_one_size_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_go_on, sizes = threading.Event(), []
-    made = openvino._FixedGraph
-
-    def slowly(compiled, size, *shape):
-        may_go_on.wait(10)
-        graph = made(compiled, size, *shape)
-        sizes.append(size)
-        return graph
-
-    monkeypatch.setattr(openvino, "_FixedGraph", slowly)
-    stage = OpenVino(1, "f32", fixed_bytes=1000 * MB, hurry=True).load_stage(
-        publish_tiny_model(tmp_path), 2, 4
-    )
-    expected = stage.run(pixels(3))
-    assert not sizes
-    may_go_on.set()
-    stop = time.monotonic() + 20
-    while len(sizes) < 4:
-        assert time.monotonic() < stop
-        time.sleep(0.01)
-    assert sizes == [1, 2, 3, 4]
-    np.testing.assert_allclose(stage.run(pixels(3)), expected, rtol=1e-4, atol=1e-4)
-    stage.close()
-
-
-def test_of_a_stage_that_is_closed_no_further_graph_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_go_on, begun = threading.Event(), []
-
-    def slowly(_compiled, size, *_shape):
-        begun.append(size)
-        may_go_on.wait(10)
-        raise RuntimeError("too late")
-
-    monkeypatch.setattr(openvino, "_FixedGraph", slowly)
-    backend = OpenVino(1, "f32", fixed_bytes=1000 * MB, hurry=True)
-    stage = backend.load_stage(publish_tiny_model(tmp_path), 2, 16)
-    while not begun:
-        time.sleep(0.01)
-    stage.close()
-    may_go_on.set()
-    backend._compilers.shutdown(wait=True)
-    assert begun == [1]
 
 
 def test_a_size_that_has_no_graph_runs_on_the_one_that_takes_any(
