@@ -146,7 +146,7 @@ class OpenVino:
             stage = _OpenVinoStage(self._core.compile_model(graph, "CPU", self._options))
         except Exception as error:  # its exceptions share no base class of their own
             raise StageUnusable(_cause(error)) from error
-        # One after the other: compiled in two threads at once, they have been seen to wait for each other for ever.
+        # One after the other: with two threads that compiled at once, one start in some hundreds did not end.
         for size in fixed_sizes(len(data), self._fixed_bytes, max_batch):
             self._fix(stage, data, size, *model.image_size)
         if self._fixed_bytes:  # else the start has to be quick
@@ -159,7 +159,6 @@ class OpenVino:
 
     def _fix(self, stage: _OpenVinoStage, data: bytes, size: int, height: int, width: int) -> None:
         try:
-            # Read anew: a clone of what was read keeps the weights in float32, twice those that are computed with.
             graph = self._core.read_model(model=data, weights=b"")
             graph.reshape({graph.inputs[0]: [size, height, width, 3]})
             stage.add(_FixedGraph(self._core.compile_model(graph, "CPU", self._options), size, height, width))
