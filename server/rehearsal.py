@@ -74,7 +74,12 @@ async def rehearse(connection: Callable[[], asyncio.BaseProtocol], models: Itera
                 await _ask(connection, _request("/classify/stream", model), REQUESTS)
                 for _ in range(REQUESTS):
                     await _ask(connection, _request("/classify", model), 1)
-    except (TimeoutError, OSError, EOFError) as error:  # the first requests will be slow, and that is all
+    except (
+        TimeoutError,
+        OSError,
+        EOFError,
+        asyncio.LimitOverrunError,
+    ) as error:  # the first requests will be slow, and that is all
         log.warning("the rehearsal was broken off", extra={"reason": repr(error)})
 
 

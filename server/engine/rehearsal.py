@@ -29,7 +29,7 @@ from server.pulse import Pulse
 
 JOBS = 16  # of each model: Python makes code faster after eight turns
 MODEL_NS = (
-    300_000_000  # no more is begun after that: a slow model's stages take long, its first job hardly longer
+    300_000_000  # no job is begun after that: a slow model's first one takes hardly longer than the others
 )
 BUDGET_NS = 1_000_000_000
 _EPOCH = 1

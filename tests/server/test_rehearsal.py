@@ -54,8 +54,12 @@ def test_settings_under_which_no_request_can_be_answered_do_not_break_it(
     assert not caplog.records
 
 
-def test_without_a_model_there_is_nothing_to_rehearse(tmp_path: Path) -> None:
-    rehearse(tmp_path, tmp_path)
+def test_without_a_model_there_is_nothing_to_rehearse(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        rehearse(tmp_path, tmp_path)
+    assert not caplog.records
 
 
 def test_one_that_takes_too_long_is_broken_off(
