@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         description="Threads of the runtime; 0 takes the cores the front ends leave, at least one.",
     )
     graphs_mb: float = Field(
-        128.0,
+        256.0,
         ge=0,
         le=1_000_000,
         description="Memory that OpenVINO may take for each stage's graphs of one batch size, in megabytes: they are "

@@ -5,7 +5,7 @@ of the ceiling, beyond which HTTP judges only goodput. Beside them: the same loa
 stage, loads above the ceiling, and deadlines of 10 ms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from loadtest.overload.rows import CEILING_PART, Load, Row
 from loadtest.published import Published
 from loadtest.rig import Rig
 from loadtest.servers import RunningServer
-from loadtest.summary import summarise
+from loadtest.summary import in_time, right, summarise
 from loadtest.tables import FIGURES, figures_row, markdown, milliseconds, percent
 
 MULTIPLES = (0.5, 1.0, 1.5, 3.0)
@@ -159,7 +159,8 @@ class Runner:
         spent = {
             role: (now - before[role]) / 1000 / (runs * len(plan)) for role, now in server.cpu_ns().items()
         }
-        row = Row(load, seed, run.facts["repeats"], summarise(run), spent, pinned)
+        sound = in_time(run.records) & right(run.records)
+        row = Row(load, seed, run.facts["repeats"], summarise(run), spent, pinned, right=sound)
         if self.hindsight is None or pinned:
             return row
         outside_us = sum(us for role, us in spent.items() if role != "engine")
@@ -179,7 +180,7 @@ def bench_overload(
 ) -> OverloadFigures:
     """Limits, every load with every seed, what stands beside them, limits again.
 
-    The scheduler is pinned to each stage with the first seed only, for there are as many such runs as stages and loads.
+    The scheduler is pinned to each stage with the first seed, and with the others to the one that was best at a load.
 
     Raises SenderLate or NoCapacity where there is nothing to measure by.
     """
@@ -198,13 +199,33 @@ def bench_overload(
         rows = runner.rows(server, loads, seeds)
         tight = runner.rows(server, [bounded_load(TIGHT_MULTIPLE, before)], TIGHT_SEEDS, TIGHT_MS)
         beyond = runner.rows(server, above, seeds)
-    fixed: list[Row] = []
-    for place, stage in enumerate(model.stage_names, 1):
-        with rig.server(pin_rung=place) as server:
-            rig.warm_up(server)
-            fixed += runner.rows(server, loads, seeds[:1], pinned=stage)
+    fixed = pinned_rows(rig, runner, dict.fromkeys(model.stage_names, loads), seeds[:1])
+    if seeds[1:]:
+        fixed += pinned_rows(rig, runner, loads_by_best_stage(fixed), seeds[1:])
     after = measure_limits(rig, len(model.rungs), "after")
-    return OverloadFigures(model, before, after, rows, tuple(fixed), beyond, tight)
+    return OverloadFigures(model, before, after, rows, fixed, beyond, tight)
+
+
+def pinned_rows(
+    rig: Rig, runner: Runner, loads: Mapping[str, Sequence[Load]], seeds: Sequence[int]
+) -> tuple[Row, ...]:
+    """Loads by stage, each stage with a server of its own that is pinned to it."""
+    rows: list[Row] = []
+    for place, stage in enumerate(runner.ladder, 1):
+        if stage in loads:
+            with rig.server(pin_rung=place) as server:
+                rig.warm_up(server)
+                rows += runner.rows(server, loads[stage], seeds, pinned=stage)
+    return tuple(rows)
+
+
+def loads_by_best_stage(fixed: Sequence[Row]) -> dict[str, list[Load]]:
+    """The loads at which a stage was the best to be pinned to."""
+    found: dict[str, list[Load]] = {}
+    for load in dict.fromkeys(row.load for row in fixed):
+        best = max((row for row in fixed if row.load == load), key=lambda row: row.summary.effective_accuracy)
+        found.setdefault(best.pinned, []).append(load)
+    return found
 
 
 def _limits_table(figures: OverloadFigures) -> str:

@@ -1,7 +1,10 @@
 """One run of the overload bench: its load, and what came of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loadtest.summary import Summary
 
@@ -39,6 +42,8 @@ class Row:
         pinned: the stage that the scheduler was pinned to; empty where it was free.
         deepest: share of the run's images that the whole ladder gets right; None without a recording of the model.
         bound: effective accuracy of the bound U2, with the front end charged to the same core; None likewise.
+        right: bool [offered], whether the request was answered rightly and in time; the same requests in the same
+            order in every run of a load and seed.
     """
 
     load: Load
@@ -49,6 +54,7 @@ class Row:
     pinned: str = ""
     deepest: float | None = None
     bound: float | None = None
+    right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

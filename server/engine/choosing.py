@@ -79,13 +79,20 @@ class ChosenStage:
 
     def run(self, pixels: Pixels) -> Logits:
         """See the protocol."""
-        place = bisect_left(self._buckets, len(pixels))
-        return self._by_bucket[min(place, len(self._by_bucket) - 1)].run(pixels)
+        return self._runner_for(len(pixels)).run(pixels)
+
+    def runs_as(self, count: int) -> int:
+        """See the protocol."""
+        return self._runner_for(count).runs_as(count)
 
     def close(self) -> None:
         """Close all of them."""
         for runner in self._runners.values():
             runner.close()
+
+    def _runner_for(self, count: int) -> StageRunner:
+        place = bisect_left(self._buckets, count)
+        return self._by_bucket[min(place, len(self._by_bucket) - 1)]
 
 
 def in_words(choice: Choice) -> str:

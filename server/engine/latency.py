@@ -83,6 +83,7 @@ class LatencyTable:
         profile: per stage (by place in the ladder) the median nanoseconds by batch size; a stage may be missing,
             and is then never asked for.
         max_batch: largest batch that will be asked for.
+        runs_as: per stage, where its runtime pads batches, the size that a batch of 0, 1, … max_batch runs as.
         overhead_ns: the least, see the module.
         first_tail_ns: the least tail until enough is measured.
 
@@ -95,13 +96,18 @@ class LatencyTable:
         self,
         profile: Mapping[int, Mapping[int, float]],
         max_batch: int,
+        runs_as: Mapping[int, Sequence[int]] | None = None,
         overhead_ns: int = OVERHEAD_NS,
         first_tail_ns: int = FIRST_TAIL_NS,
     ) -> None:
         self.max_batch = max_batch
         self.buckets = buckets_up_to(max_batch)
         self.tail_ns = first_tail_ns
-        self._base = {stage: _interpolate(cells, max_batch) for stage, cells in profile.items()}
+        sizes = runs_as or {}
+        self._base = {
+            stage: _padded(_interpolate(cells, max_batch), sizes.get(stage, range(max_batch + 1)))
+            for stage, cells in profile.items()
+        }
         self.overhead_ns = self._least_overhead_ns = overhead_ns
         self._between_ns = float(overhead_ns)
         self._first_tail_ns = first_tail_ns
@@ -249,6 +255,11 @@ class LatencyTable:
             self._left_over.quantile(TAIL_QUANTILE) if len(self._left_over) >= WARM else self._first_tail_ns
         )
         self.tail_ns = int(min(max(tail, self._raised_ns, 0.0), LONGEST_TAIL_NS))
+
+
+def _padded(table: Sequence[float], runs_as: Sequence[int]) -> Sequence[float]:
+    """Nanoseconds by batch 0 …, of what the batch runs as; beyond the table as its last."""
+    return [table[min(size, len(table) - 1)] for size in runs_as]
 
 
 def _interpolate(cells: Mapping[int, float], max_batch: int) -> Sequence[float]:

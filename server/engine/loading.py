@@ -137,7 +137,7 @@ class Loader:
             model,
             found.by_place,
             ladder_of(model, usable),
-            LatencyTable(found.profile.cells, self._max_batch),
+            LatencyTable(found.profile.cells, self._max_batch, found.runs_as(self._max_batch)),
             {**failed, **found.failed},
             found.runtimes,
         )

@@ -18,6 +18,7 @@ from server import logs
 from server.busy import Crowding
 from server.child import HANGS_TO_BE_LEFT_OUT, ChildContext, enter
 from server.engine import backends
+from server.engine.backends import gpu
 from server.engine.backends.protocol import BackendUnusable, DeviceLost
 from server.engine.counting import Counting
 from server.engine.device import Device
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_S = 0.5
 YIELDS = 1
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch."""
-
-GPU_RUNTIMES = ("tensorrt", "torch-cuda")
 
 DEVICE_LOST = 74  # exit status, as EX_IOERR
 
@@ -154,7 +153,7 @@ def _crowding(context: ChildContext, loaded: Loaded) -> Crowding | None:
     """None unless stages run on cores that the front ends need too; on a GPU they do not."""
     cores = len(os.sched_getaffinity(0))
     threads, shared = threads_of(context.settings, cores)
-    on_gpu = any(name in model.runtimes for model in loaded.models.values() for name in GPU_RUNTIMES)
+    on_gpu = any(gpu.PACKAGES.keys() & model.runtimes.split("+") for model in loaded.models.values())
     if not shared or on_gpu:
         return None
     return Crowding(context.busy_file, context.settings.workers, max(0, cores - threads))

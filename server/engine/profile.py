@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Cells = dict[int, dict[int, float]]  # stage -> batch -> median nanoseconds
 RowKey = TypeVar("RowKey", bound=Hashable)
 
-FORMAT = 3
+FORMAT = 4
 SAMPLES = 7
 FEW_SAMPLES = 3
 BUDGET_NS = 1_500_000_000

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loadtest.overload.bench import loads_by_best_stage
 from loadtest.overload.goals import Goal, goals, table
 from loadtest.overload.hindsight import Hindsight, open_hindsight
 from loadtest.overload.rows import Load, Row
@@ -71,6 +72,21 @@ def test_all_goals_are_reached_by_what_reaches_them() -> None:
 def test_each_goal_can_be_missed(changes: dict[str, list[Row]], what: str) -> None:
     (goal,) = missed(**changes)
     assert what in goal.what
+
+
+def test_the_best_fixed_stage_is_judged_with_every_seed_and_its_error_told() -> None:
+    def seeded(pinned: str, accuracies: dict[int, float]) -> list[Row]:
+        flags = {seed: np.arange(1000) < 1000 * accuracy for seed, accuracy in accuracies.items()}
+        return [
+            replace(row(load_of(1.5), accuracy, pinned=pinned), seed=seed, right=flags[seed])
+            for seed, accuracy in accuracies.items()
+        ]
+
+    fixed = [*seeded("column1", {1: 0.8}), *seeded("full", {1: 0.88, 2: 0.86})]
+    assert loads_by_best_stage(fixed[:2]) == {"full": [load_of(1.5)]}
+    (line,) = (goal for goal in goals(seeded("", {1: 0.89, 2: 0.9}), fixed, [], []) if "fixed" in goal.what)
+    assert line.measured == "+2.50 points ± 0.35 (89.50 %; full 87.00 %)"
+    assert line.reached
 
 
 def test_what_was_not_measured_is_not_reached() -> None:

@@ -20,6 +20,7 @@ from server.engine.backends.protocol import Logits, Pixels, StageUnusable
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402 - after the line above
+from openvino.passes import ConstantFolding, Manager  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,14 @@ def has_native_bf16() -> bool:
 
 _MEETING_S = 1.0
 _GRAPH_BYTES = 3_000_000  # that a graph takes beside its weights
-_OF_FILE = 4  # times its file, which holds the weights in float16: in float32 and as they are computed with
+_OF_FILE = 2  # times its file, which holds the weights in float16: once in float32 for all graphs, and in each packed
 
 
 def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
-    """The batch sizes that a stage gets a graph of its own for, ascending, beside the one that takes any.
+    """The batch sizes that a stage gets a graph of its own for, ascending.
 
     A graph that is made for one size is up to a quarter faster than one that takes any, and that one moreover prepares
-    itself anew, for some 0.3 ms, whenever a batch has another size than the one before. In exchange each takes memory
+    itself anew, for 0.3 to 1.5 ms, whenever a batch has another size than the one before. In exchange each takes memory
     and is compiled at start: as many as there is room for, powers of two first, then those halfway between. More of
     them gain nothing: their weights take each other's place in the processor's cache.
 
@@ -51,12 +52,13 @@ def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
     """
     powers = [1 << power for power in range(max_batch.bit_length())]
     halfway = [3 * size for size in powers if 3 * size <= max_batch]
-    return sorted([*powers, *halfway][: room // (_OF_FILE * file_bytes + _GRAPH_BYTES)])
+    weights = _OF_FILE * file_bytes
+    return sorted([*powers, *halfway][: max(0, room - weights) // (weights + _GRAPH_BYTES)])
 
 
 def worth_padding(size: int, images: int) -> bool:
     """Whether so many images had better be padded to `size` than run on the graph that takes any."""
-    return images <= size <= images * 4 / 3
+    return images <= size <= images * 3 / 2
 
 
 class _FixedGraph:
@@ -76,45 +78,49 @@ class _FixedGraph:
 
 
 class _OpenVinoStage:
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        self._request: openvino.InferRequest | None = compiled.create_infer_request()
+    def __init__(self) -> None:
+        self._any_size: openvino.InferRequest | None = None
         self._fixed: list[_FixedGraph] = []
 
     def add(self, graph: _FixedGraph) -> None:
         """From now on batches of about that size run there; sizes are added in ascending order."""
         self._fixed.append(graph)
 
+    def add_any_size(self, compiled: openvino.CompiledModel) -> None:
+        """From now on batches that no graph is made for run there."""
+        self._any_size = compiled.create_infer_request()
+
+    def sizes_without(self, max_batch: int) -> list[int]:
+        """Those that no graph is made for, ascending."""
+        return [count for count in range(1, max_batch + 1) if self._graph_for(count) is None]
+
+    def runs_as(self, count: int) -> int:
+        """Those without a graph are not padded."""
+        graph = self._graph_for(count)
+        return count if graph is None else graph.size
+
     def run(self, pixels: Pixels) -> Logits:
         """The GIL is released meanwhile."""
-        assert self._request is not None
-        count = len(pixels)
-        for graph in self._fixed:
-            if graph.size >= count:
-                if worth_padding(graph.size, count):
-                    return graph.run(pixels)
-                break
-        outputs = self._request.infer({0: pixels}, share_inputs=True)
+        graph = self._graph_for(len(pixels))
+        if graph is not None:
+            return graph.run(pixels)
+        assert self._any_size is not None
+        outputs = self._any_size.infer({0: pixels}, share_inputs=True)
         return np.asarray(outputs[0], np.float32)
 
-    def meet_every_size(self, max_batch: int, height: int, width: int) -> None:
-        """Runs each batch size once, the small ones first, for a second at most.
-
-        The first time makes kernels for that size, which takes as long again as the batch.
-        """
-        pixels = np.zeros((max_batch, height, width, 3), np.uint8)
-        until = time.monotonic() + _MEETING_S
-        for count in range(1, max_batch + 1):
-            if time.monotonic() >= until:
-                return
-            self.run(pixels[:count])
-
     def close(self) -> None:
-        self._request = None
+        self._any_size = None
         self._fixed = []
+
+    def _graph_for(self, count: int) -> _FixedGraph | None:
+        for graph in self._fixed:
+            if graph.size >= count:
+                return graph if worth_padding(graph.size, count) else None
+        return None
 
 
 class OpenVino:
-    """One compiled model per stage that takes batches of any size, and some for one size each.
+    """Some compiled graphs per stage for one batch size each, and one that takes any if they leave sizes out.
 
     Args:
         threads: of one launch.
@@ -141,29 +147,55 @@ class OpenVino:
     def load_stage(self, model: PublishedModel, place: int, max_batch: int) -> _OpenVinoStage:
         """See the protocol."""
         data = model.read(model.manifest.stages[place])
+        stage = _OpenVinoStage()
         try:
-            graph = self._core.read_model(model=data, weights=b"")
-            stage = _OpenVinoStage(self._core.compile_model(graph, "CPU", self._options))
+            graph = self._read(data)
+            # One after the other: with two threads that compiled at once, one start in some hundreds did not end.
+            for size in fixed_sizes(len(data), self._fixed_bytes, max_batch):
+                self._fix(stage, graph, size, *model.image_size)
+            if left := stage.sizes_without(max_batch):
+                stage.add_any_size(self._compile(graph))
+                if self._fixed_bytes:  # else the start has to be quick
+                    _meet(stage, left, *model.image_size)
         except Exception as error:  # its exceptions share no base class of their own
             raise StageUnusable(_cause(error)) from error
-        # One after the other: with two threads that compiled at once, one start in some hundreds did not end.
-        for size in fixed_sizes(len(data), self._fixed_bytes, max_batch):
-            self._fix(stage, data, size, *model.image_size)
-        if self._fixed_bytes:  # else the start has to be quick
-            stage.meet_every_size(max_batch, *model.image_size)
         return stage
 
     def describe(self) -> dict[str, str]:
         options = {key: str(value) for key, value in self._options.items()}
         return {"runtime": self.name, "version": openvino.get_version(), **options}
 
-    def _fix(self, stage: _OpenVinoStage, data: bytes, size: int, height: int, width: int) -> None:
+    def _read(self, data: bytes) -> openvino.Model:
+        """The graph with its weights in float32: whatever is compiled of its clones then shares them."""
+        graph = self._core.read_model(model=data, weights=b"")
+        passes = Manager()
+        passes.register_pass(ConstantFolding())
+        passes.run_passes(graph)
+        return graph
+
+    def _compile(self, graph: openvino.Model) -> openvino.CompiledModel:
+        return self._core.compile_model(graph, "CPU", self._options)
+
+    def _fix(self, stage: _OpenVinoStage, graph: openvino.Model, size: int, height: int, width: int) -> None:
         try:
-            graph = self._core.read_model(model=data, weights=b"")
-            graph.reshape({graph.inputs[0]: [size, height, width, 3]})
-            stage.add(_FixedGraph(self._core.compile_model(graph, "CPU", self._options), size, height, width))
+            fixed = graph.clone()
+            fixed.reshape({fixed.inputs[0]: [size, height, width, 3]})
+            stage.add(_FixedGraph(self._compile(fixed), size, height, width))
         except Exception as error:  # noqa: BLE001 - whatever it is, the graph that takes any size will do
             logger.warning("no graph for one batch size", extra={"batch": size, "reason": _cause(error)})
+
+
+def _meet(stage: _OpenVinoStage, sizes: list[int], height: int, width: int) -> None:
+    """Runs each batch size once, for a second at most.
+
+    The first time makes kernels for that size, which takes as long again as the batch.
+    """
+    pixels = np.zeros((sizes[-1], height, width, 3), np.uint8)
+    until = time.monotonic() + _MEETING_S
+    for count in sizes:
+        if time.monotonic() >= until:
+            return
+        stage.run(pixels[:count])
 
 
 def _cause(error: Exception) -> str:

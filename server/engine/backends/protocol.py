@@ -35,6 +35,10 @@ class StageRunner(Protocol):
         """
         ...
 
+    def runs_as(self, count: int) -> int:
+        """The batch size that so many images are computed as: a runtime may pad them to one that it is made for."""
+        ...
+
     def close(self) -> None:
         """Give memory back; the runner is not used again."""
         ...

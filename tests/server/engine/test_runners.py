@@ -33,6 +33,9 @@ class FakeStage:
         logits[:, 0] = self.owner.shift
         return logits
 
+    def runs_as(self, count: int) -> int:
+        return count
+
     def close(self) -> None:
         self.closed = True
 

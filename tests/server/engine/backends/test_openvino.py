@@ -21,7 +21,7 @@ MB = 1_000_000
         (0, 1000 * MB, 32, [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]),
         (0, 1000 * MB, 20, [1, 2, 3, 4, 6, 8, 12, 16]),
         (0, 1000 * MB, 1, [1]),
-        (1 * MB, 21 * MB, 32, [1, 2, 4]),  # 7 MB each, powers of two first
+        (1 * MB, 17 * MB, 32, [1, 2, 4]),  # 5 MB each beside 2 for all, powers of two first
         (1 * MB, 6 * MB, 32, []),
         (1 * MB, 0, 32, []),
     ],
@@ -32,8 +32,8 @@ def test_as_many_sizes_as_there_is_room_for(
     assert fixed_sizes(file_bytes, room, max_batch) == sizes
 
 
-def test_a_batch_is_padded_by_a_third_at_most() -> None:
-    assert [images for images in range(1, 14) if worth_padding(12, images)] == [9, 10, 11, 12]
+def test_a_batch_is_padded_by_half_at_most() -> None:
+    assert [images for images in range(1, 14) if worth_padding(12, images)] == [8, 9, 10, 11, 12]
 
 
 def pixels(count: int) -> np.ndarray:
@@ -48,6 +48,18 @@ def test_every_batch_size_gives_what_the_graph_that_takes_any_gives(tmp_path: Pa
         got = fixed.run(pixels(count))
         assert got.shape == (count, 10)
         np.testing.assert_allclose(got, plain.run(pixels(count)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_graph_that_takes_any_size_is_made_only_if_the_others_leave_one_out(tmp_path: Path) -> None:
+    model = publish_tiny_model(tmp_path)
+    size = len(model.read(model.manifest.stages[2]))
+    for room, runs_as in ((1000 * MB, [1, 2, 3, 4, 6, 6, 8, 8]), (0, [1, 2, 3, 4, 5, 6, 7, 8])):
+        stage = OpenVino(1, "f32", fixed_bytes=room).load_stage(model, 2, 8)
+        assert [stage.runs_as(count) for count in range(1, 9)] == runs_as
+        assert stage.sizes_without(8) == ([] if room else runs_as)
+    some = OpenVino(1, "f32", fixed_bytes=2 * size + 2 * (2 * size + 3 * MB)).load_stage(model, 2, 8)
+    assert [some.runs_as(count) for count in range(1, 9)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert some.run(pixels(7)).shape == (7, 10)
 
 
 def test_what_a_run_has_given_stays_when_the_next_one_comes(tmp_path: Path) -> None:
