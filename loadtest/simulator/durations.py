@@ -1,11 +1,12 @@
 """How long launches take: recorded samples by (rung, batch), drawn at random, and the table that all schedulers get.
 
 Knows nanoseconds only. Between two recorded batch sizes a launch takes what lies between them at the same quantile,
-so a draw is a recorded sample where its batch was recorded, and never leaves the range of its neighbours elsewhere.
+so a draw is a recorded sample where its batch was recorded, and never leaves the range of its neighbours elsewhere. A
+batch that the runtime pads takes as long as what it runs as.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,7 @@ class Durations:
         max_batch: largest batch of a launch.
         overhead_ns: of the loop around each launch: copying in, pooling, packing what is sent.
         shares_core: whether launches and decisions use the same core, so that deciding delays the launch.
+        runs_as: per rung, where batches are padded, the size that a batch of 0, 1, … max_batch runs as.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Durations:
     max_batch: int
     overhead_ns: int
     shares_core: bool
+    runs_as: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @property
     def stages(self) -> int:
@@ -77,13 +80,14 @@ def from_recording(
         raise ValueError(f"every recorded launch of (rung, batch) {empty[0]} met a stall")
     calm = {cell: values[~recording.stalled[cell]] for cell, values in recording.samples.items()}
     medians = {cell: float(np.median(calm[cell] if len(calm[cell]) else kept[cell])) for cell in kept}
-    return from_samples(device, kept, medians, overhead_ns=overhead_ns, shares_core=True)
+    return from_samples(device, kept, medians, recording.runs_as, overhead_ns=overhead_ns, shares_core=True)
 
 
 def from_samples(
     name: str,
     samples: Mapping[Cell, NDArray[np.int64]],
     medians: Mapping[Cell, float] | None = None,
+    runs_as: Mapping[int, Sequence[int]] | None = None,
     *,
     overhead_ns: int,
     shares_core: bool,
@@ -101,8 +105,12 @@ def from_samples(
         stage: {batch: middle[stage, batch] for at, batch in sorted(samples) if at == stage}
         for stage in stages
     }
-    quantiles = tuple(_all_batches(samples, stage, max_batch) for stage in stages)
-    return Durations(name, quantiles, profile, max_batch, overhead_ns, shares_core)
+    padded = runs_as or {}
+    quantiles = []
+    for stage in stages:
+        rows = _all_batches(samples, stage, max_batch)
+        quantiles.append(tuple(rows[size] for size in padded.get(stage, range(max_batch + 1))))
+    return Durations(name, tuple(quantiles), profile, max_batch, overhead_ns, shares_core, padded)
 
 
 def _all_batches(

@@ -20,7 +20,7 @@ class Ours:
 
     def __init__(self, model: SimulatedModel, device: Durations, config: PolicyConfig | None = None) -> None:
         ladder = Ladder(model.stages, model.accuracies, model.gain_bin_edges, model.gains)
-        latency = LatencyTable(device.profile, device.max_batch)
+        latency = LatencyTable(device.profile, device.max_batch, device.runs_as)
         self.state = new_state({NAME: (ladder, latency)}, config or PolicyConfig(max_batch=device.max_batch))
 
     @classmethod

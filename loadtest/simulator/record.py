@@ -27,6 +27,7 @@ from model_repo.pooling import pool, softmax, stage_log_probabilities
 from model_repo.repository import PublishedModel
 from server.engine import backends
 from server.engine.backends.protocol import StageRunner, StageUnusable
+from server.engine.latency import buckets_up_to
 from server.engine.loading import LoadedModel, Loader
 
 Floats = NDArray[np.float32]
@@ -82,6 +83,7 @@ def record(model: PublishedModel, images: LabelledImages, wanted: Wanted, progre
             _logits(runner, pixels, name, progress)
             for runner, name in zip(runners, manifest.stage_names, strict=True)
         ]
+        runs_as = [[0, *map(runner.runs_as, range(1, wanted.max_batch + 1))] for runner in runners]
         timed, stalls, trusted = _timed_cells(runners, pixels, wanted, progress)
     confidence, right = pooled_answers(manifest, logits, truth)
     machine = describe_machine()
@@ -96,6 +98,7 @@ def record(model: PublishedModel, images: LabelledImages, wanted: Wanted, progre
         "images": len(images),
         "clock": "process CPU time" if wanted.cpu_time else "wall",
         "stall_meter_trustworthy": trusted,
+        "runs_as": runs_as,
     }
     samples = {cell: np.maximum(np.array(t.took), 1) for cell, t in timed.items()}
     met = {cell: touched(np.array(t.begins), np.array(t.ends), stalls) for cell, t in timed.items()}
@@ -177,12 +180,6 @@ def _logits(runner: StageRunner, pixels: NDArray[np.uint8], name: str, progress:
             progress(f"answers of {name}", start, len(pixels))
     progress(f"answers of {name}", len(pixels), len(pixels))
     return np.concatenate(parts)
-
-
-def buckets_up_to(max_batch: int) -> list[int]:
-    """The batch sizes that are timed: powers of two, and `max_batch` itself."""
-    powers = [1 << place for place in range(max_batch.bit_length()) if 1 << place < max_batch]
-    return [*powers, max_batch]
 
 
 def _timed_cells(

@@ -35,7 +35,7 @@ class Recording:
     """What was recorded.
 
     Attributes:
-        header: JSON values: model, hash, stages, machine, backend, command, date.
+        header: JSON values: model, hash, stages, machine, backend, command, date; `runs_as` where it was recorded.
         confidence: float32 [2^rungs, images], top probability of the pooled answer over each set; row 0 is 0.
         right: bool [2^rungs, images], whether that answer is right; row 0 is False.
         samples: nanoseconds of launches by (rung, batch), in the order of measuring, int64.
@@ -47,6 +47,11 @@ class Recording:
     right: NDArray[np.bool_]
     samples: Mapping[Cell, NDArray[np.int64]]
     stalled: Mapping[Cell, NDArray[np.bool_]]
+
+    @property
+    def runs_as(self) -> dict[int, list[int]]:
+        """By rung, the size that a batch of 0, 1, … images runs as; empty where batches were not padded."""
+        return dict(enumerate(self.header.get("runs_as", [])))
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -127,6 +132,10 @@ def _unpacked(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Record
         raise ValueError(f"{len(rows)} sets for {len(header['stages'])} stages")
     ends = np.cumsum(arrays["counts"])[:-1]
     cells = [(int(stage), int(batch)) for stage, batch in arrays["cells"]]
+    largest = max(batch for _, batch in cells)
+    for row in header.get("runs_as", []):
+        if len(row) != largest + 1 or not all(count <= size <= largest for count, size in enumerate(row)):
+            raise ValueError(f"runs_as does not say what batches of 0 to {largest} run as")
     samples = np.split(arrays["samples"].astype(np.int64), ends)
     stalled = np.split(arrays["stalled"], ends)
     return Recording(

@@ -35,7 +35,7 @@ class Baseline(ABC):
     def __init__(self, model: SimulatedModel, device: Durations) -> None:
         self.model = model
         self.max_batch = device.max_batch
-        self.latency = LatencyTable(device.profile, device.max_batch)
+        self.latency = LatencyTable(device.profile, device.max_batch, device.runs_as)
         self.stages = range(len(model.stages))
         self.accuracies = [model.believed_accuracy(stage) for stage in self.stages]
         self.waiting: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from loadtest.simulator.gpu_shaped import convolutions, gpu_shaped, read_shape
 from loadtest.simulator.recording import Recording, RecordingError
 from model_repo.manifest import Stage
 from model_repo.repository import Repository
+from server.engine.latency import LatencyTable
 
 from .worlds import STAGES, model
 
@@ -44,7 +46,7 @@ def test_a_missing_recording_says_how_to_make_one(tmp_path: Path) -> None:
         recording.load(tmp_path / "toy-1.npz")
 
 
-@pytest.mark.parametrize("damage", ["header", "arrays", "format"])
+@pytest.mark.parametrize("damage", ["header", "arrays", "format", "runs_as"])
 def test_a_damaged_recording_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "toy-1.npz"
     recording.save(toy(), path)
@@ -54,7 +56,8 @@ def test_a_damaged_recording_is_refused(tmp_path: Path, damage: str) -> None:
         np.savez(path, confidence=np.zeros((2, 2), np.uint16))
     else:
         header = json.loads(path.with_suffix(".json").read_text())
-        path.with_suffix(".json").write_text(json.dumps({**header, "format": 99}))
+        wrong = {"format": 99} if damage == "format" else {"runs_as": [[0, 1, 1]] * 3}
+        path.with_suffix(".json").write_text(json.dumps(header | wrong))
     with pytest.raises(RecordingError, match=r"toy-1\.npz is damaged"):
         recording.load(path)
 
@@ -72,6 +75,22 @@ def test_samples_that_met_a_stall_are_left_out_unless_they_are_wanted() -> None:
     assert set(calm.quantiles[0][1]) == {100, 200}
     assert set(raw.quantiles[0][1]) == {100, 200, 300}
     assert raw.profile[0][1] == calm.profile[0][1] == 150
+
+
+def test_a_padded_batch_takes_as_long_as_what_it_runs_as() -> None:
+    recorded = toy()
+    samples = {(k, b): values * b for (k, b), values in recorded.samples.items()} | {
+        (k, 4): recorded.samples[k, 1] * 16 for k in range(3)
+    }
+    stalled = {cell: np.zeros(3, np.bool_) for cell in samples}
+    plain = durations.from_recording(replace(recorded, samples=samples, stalled=stalled), with_stalls=True)
+    header = {**recorded.header, "runs_as": [[0, 1, 2, 4, 4]] * 3}
+    padded = durations.from_recording(
+        Recording(header, recorded.confidence, recorded.right, samples, stalled), with_stalls=True
+    )
+    assert plain.quantiles[0][3] < plain.quantiles[0][4]
+    assert padded.quantiles[0][3] == padded.quantiles[0][4] == plain.quantiles[0][4]
+    assert LatencyTable(padded.profile, 4, padded.runs_as).typical_ns(0, 3) == padded.profile[0][4]
 
 
 def test_a_joined_fractal_runs_all_of_its_columns() -> None:
