@@ -2,7 +2,8 @@
 
 Knows backends, images and the manifest's pools, and measures with the clock; must not know schedules. Cells are timed
 in turn, round by round, as launches follow each other in service: a slow minute of the machine then touches all of
-them alike. A stall meter on the same core says which samples met a stall of the machine.
+them alike. Each round has an order of its own, for a launch takes longer after one that has taken its caches. A stall
+meter on the same core says which samples met a stall of the machine.
 """
 
 import os
@@ -199,10 +200,12 @@ def _timed_cells(
         runners[stage].run(chosen)
         return begin, time.monotonic_ns(), clock_ns() - before
 
+    cells = list(timed.items())
     rounds = rounds_of({cell: _first_ns(lambda c=cell: launch(c)) for cell in timed}, wanted)  # type: ignore[misc]
     with metering([wanted.cpu], 10 * wanted.seconds + 60) as meters:
         for number in range(max(rounds.values())):
-            for cell, times in timed.items():
+            for place in random.permutation(len(cells)):
+                cell, times = cells[place]
                 if number < rounds[cell]:
                     begin, end, took = launch(cell)
                     times.begins.append(begin)
