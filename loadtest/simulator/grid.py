@@ -35,7 +35,7 @@ class Size:
 
 
 FULL = Size(20_000, 400_000, (1, 2, 3), LOADS, quick=False)
-QUICK = Size(1_000, 4_000, (1, 2, 3), QUICK_LOADS, quick=True)
+QUICK = Size(1_000, 4_000, (1,), QUICK_LOADS, quick=True)
 
 
 @dataclass(frozen=True)
