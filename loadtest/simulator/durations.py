@@ -2,7 +2,7 @@
 
 Knows nanoseconds only. Between two recorded batch sizes a launch takes what lies between them at the same quantile,
 so a draw is a recorded sample where its batch was recorded, and never leaves the range of its neighbours elsewhere. A
-batch that the runtime pads takes as long as what it runs as.
+batch that the runtime pads or splits takes as long as the sizes that it is run in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ class Durations:
         max_batch: largest batch of a launch.
         overhead_ns: of the loop around each launch: copying in, pooling, packing what is sent.
         shares_core: whether launches and decisions use the same core, so that deciding delays the launch.
-        runs_as: per rung, where batches are padded, the size that a batch of 0, 1, … max_batch runs as.
+        runs_as: per rung, where batches are padded or split, the sizes that one of 0, 1, … max_batch is run in.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Durations:
     max_batch: int
     overhead_ns: int
     shares_core: bool
-    runs_as: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    runs_as: Mapping[int, Sequence[Sequence[int]]] = field(default_factory=dict)
 
     @property
     def stages(self) -> int:
@@ -87,7 +87,7 @@ def from_samples(
     name: str,
     samples: Mapping[Cell, NDArray[np.int64]],
     medians: Mapping[Cell, float] | None = None,
-    runs_as: Mapping[int, Sequence[int]] | None = None,
+    runs_as: Mapping[int, Sequence[Sequence[int]]] | None = None,
     *,
     overhead_ns: int,
     shares_core: bool,
@@ -105,12 +105,17 @@ def from_samples(
         stage: {batch: middle[stage, batch] for at, batch in sorted(samples) if at == stage}
         for stage in stages
     }
-    padded = runs_as or {}
+    known = runs_as or {}
+    as_they_are = [(batch,) for batch in range(max_batch + 1)]
     quantiles = []
     for stage in stages:
         rows = _all_batches(samples, stage, max_batch)
-        quantiles.append(tuple(rows[size] for size in padded.get(stage, range(max_batch + 1))))
-    return Durations(name, tuple(quantiles), profile, max_batch, overhead_ns, shares_core, padded)
+        quantiles.append(tuple(_one_after_other(rows, sizes) for sizes in known.get(stage, as_they_are)))
+    return Durations(name, tuple(quantiles), profile, max_batch, overhead_ns, shares_core, known)
+
+
+def _one_after_other(rows: Sequence[list[int]], sizes: Sequence[int]) -> list[int]:
+    return [sum(taken) for taken in zip(*(rows[size] for size in sizes), strict=True)]
 
 
 def _all_batches(

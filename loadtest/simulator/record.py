@@ -84,7 +84,7 @@ def record(model: PublishedModel, images: LabelledImages, wanted: Wanted, progre
             _logits(runner, pixels, name, progress)
             for runner, name in zip(runners, manifest.stage_names, strict=True)
         ]
-        runs_as = [[0, *map(runner.runs_as, range(1, wanted.max_batch + 1))] for runner in runners]
+        runs_as = [[(0,), *map(runner.runs_as, range(1, wanted.max_batch + 1))] for runner in runners]
         timed, stalls, trusted = _timed_cells(runners, pixels, wanted, progress)
     confidence, right = pooled_answers(manifest, logits, truth)
     machine = describe_machine()

@@ -49,8 +49,8 @@ class Recording:
     stalled: Mapping[Cell, NDArray[np.bool_]]
 
     @property
-    def runs_as(self) -> dict[int, list[int]]:
-        """By rung, the size that a batch of 0, 1, … images runs as; empty where batches were not padded."""
+    def runs_as(self) -> dict[int, list[list[int]]]:
+        """By rung, the sizes that a batch of 0, 1, … images is run in; empty where it was run as it is."""
         return dict(enumerate(self.header.get("runs_as", [])))
 
     @property
@@ -134,8 +134,10 @@ def _unpacked(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Record
     cells = [(int(stage), int(batch)) for stage, batch in arrays["cells"]]
     largest = max(batch for _, batch in cells)
     for row in header.get("runs_as", []):
-        if len(row) != largest + 1 or not all(count <= size <= largest for count, size in enumerate(row)):
-            raise ValueError(f"runs_as does not say what batches of 0 to {largest} run as")
+        if len(row) != largest + 1 or not all(
+            count <= sum(sizes) <= largest for count, sizes in enumerate(row)
+        ):
+            raise ValueError(f"runs_as does not say in which sizes batches of 0 to {largest} are run")
     samples = np.split(arrays["samples"].astype(np.int64), ends)
     stalled = np.split(arrays["stalled"], ends)
     return Recording(

@@ -81,7 +81,7 @@ class ChosenStage:
         """See the protocol."""
         return self._runner_for(len(pixels)).run(pixels)
 
-    def runs_as(self, count: int) -> int:
+    def runs_as(self, count: int) -> tuple[int, ...]:
         """See the protocol."""
         return self._runner_for(count).runs_as(count)
 

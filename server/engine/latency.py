@@ -26,7 +26,7 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 WINDOW = 512
 FACTOR_QUANTILE = 0.9
@@ -83,7 +83,7 @@ class LatencyTable:
         profile: per stage (by place in the ladder) the median nanoseconds by batch size; a stage may be missing,
             and is then never asked for.
         max_batch: largest batch that will be asked for.
-        runs_as: per stage, where its runtime pads batches, the size that a batch of 0, 1, … max_batch runs as.
+        runs_as: per stage, where its runtime pads or splits batches, the sizes that one of 0, 1, … max_batch is run in.
         overhead_ns: the least, see the module.
         first_tail_ns: the least tail until enough is measured.
 
@@ -96,16 +96,16 @@ class LatencyTable:
         self,
         profile: Mapping[int, Mapping[int, float]],
         max_batch: int,
-        runs_as: Mapping[int, Sequence[int]] | None = None,
+        runs_as: Mapping[int, Sequence[Sequence[int]]] | None = None,
         overhead_ns: int = OVERHEAD_NS,
         first_tail_ns: int = FIRST_TAIL_NS,
     ) -> None:
         self.max_batch = max_batch
         self.buckets = buckets_up_to(max_batch)
         self.tail_ns = first_tail_ns
-        sizes = runs_as or {}
+        as_they_are = [(batch,) for batch in range(max_batch + 1)]
         self._base = {
-            stage: _padded(_interpolate(cells, max_batch), sizes.get(stage, range(max_batch + 1)))
+            stage: _as_run(_interpolate(cells, max_batch), (runs_as or {}).get(stage, as_they_are))
             for stage, cells in profile.items()
         }
         self.overhead_ns = self._least_overhead_ns = overhead_ns
@@ -257,9 +257,9 @@ class LatencyTable:
         self.tail_ns = int(min(max(tail, self._raised_ns, 0.0), LONGEST_TAIL_NS))
 
 
-def _padded(table: Sequence[float], runs_as: Sequence[int]) -> Sequence[float]:
-    """Nanoseconds by batch 0 …, of what the batch runs as; beyond the table as its last."""
-    return [table[min(size, len(table) - 1)] for size in runs_as]
+def _as_run(table: Sequence[float], runs_as: Sequence[Sequence[int]]) -> Sequence[float]:
+    """Nanoseconds by batch 0 …, of the sizes that it is run in; never falling."""
+    return list(accumulate((sum(table[size] for size in sizes) for sizes in runs_as), max))
 
 
 def _interpolate(cells: Mapping[int, float], max_batch: int) -> Sequence[float]:

@@ -57,9 +57,9 @@ class PaddedStage:
         batch.launch()
         return batch.logits[:count].astype(np.float32)  # a copy: the next launch writes over it
 
-    def runs_as(self, count: int) -> int:
+    def runs_as(self, count: int) -> tuple[int, ...]:
         """See the protocol."""
-        return self._sizes[bisect_left(self._sizes, count)]
+        return (self._sizes[bisect_left(self._sizes, count)],)
 
     def close(self) -> None:
         """Close every batch, then what they share."""

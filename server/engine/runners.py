@@ -41,10 +41,10 @@ class Runners:
     profile: profile.Profile
     failed: dict[str, str]
 
-    def runs_as(self, max_batch: int) -> dict[int, list[int]]:
-        """By place, the size that a batch of 0, 1, … `max_batch` images runs as."""
+    def runs_as(self, max_batch: int) -> dict[int, list[tuple[int, ...]]]:
+        """By place, the sizes that a batch of 0, 1, … `max_batch` images is run in."""
         counts = range(1, max_batch + 1)
-        return {place: [0, *map(runner.runs_as, counts)] for place, runner in self.by_place.items()}
+        return {place: [(0,), *map(runner.runs_as, counts)] for place, runner in self.by_place.items()}
 
     @property
     def runtimes(self) -> str:

@@ -64,8 +64,8 @@ class _FaultyStage:
         time.sleep(self._cost_s * (1 + 0.2 * (len(pixels) - 1)) * faults.get("slow", 1))
         return np.tile(self._logits, (len(pixels), 1))
 
-    def runs_as(self, count: int) -> int:
-        return count
+    def runs_as(self, count: int) -> tuple[int, ...]:
+        return (count,)
 
     def close(self) -> None:
         pass

@@ -17,8 +17,8 @@ class _NullStage:
     def run(self, pixels: Pixels) -> Logits:
         return self._logits[: len(pixels)]
 
-    def runs_as(self, count: int) -> int:
-        return count
+    def runs_as(self, count: int) -> tuple[int, ...]:
+        return (count,)
 
     def close(self) -> None:
         pass

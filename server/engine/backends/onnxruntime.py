@@ -30,9 +30,9 @@ class _OnnxStage:
         (logits,) = self._session.run(self._outputs, {self._input: pixels})
         return np.asarray(logits, np.float32)
 
-    def runs_as(self, count: int) -> int:
+    def runs_as(self, count: int) -> tuple[int, ...]:
         """Its graphs take any size."""
-        return count
+        return (count,)
 
     def close(self) -> None:
         self._session = None

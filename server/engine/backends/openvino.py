@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-import time
+from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,33 +33,46 @@ def has_native_bf16() -> bool:
     return BF16 in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-_MEETING_S = 1.0
-_GRAPH_BYTES = 3_000_000  # that a graph takes beside its weights
+_GRAPH_BYTES = 2_000_000  # that a graph takes beside its weights
 _OF_FILE = 2  # times its file, which holds the weights in float16: once in float32 for all graphs, and in each packed
+_SHARE = 2 / 3  # of the room that is left, for one stage
+_LEAST = 4  # images in the largest graph, or batches are better run on one that takes any size
 
 
 def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
-    """The batch sizes that a stage gets a graph of its own for, ascending.
+    """The batch sizes that a stage gets a graph of its own for, ascending; none where there is too little room.
 
     A graph that is made for one size is up to a quarter faster than one that takes any, and that one moreover prepares
-    itself anew, for 0.3 to 1.5 ms, whenever a batch has another size than the one before. In exchange each takes memory
-    and is compiled at start: as many as there is room for, powers of two first, then those halfway between. More of
-    them gain nothing: their weights take each other's place in the processor's cache.
+    itself anew, for 0.3 to 1.5 ms, whenever a batch has another size than the one before, and for tens of milliseconds
+    when it meets a size first. In exchange each takes memory and is compiled at start: as many as there is room for,
+    powers of two first, then those halfway between. More of them gain nothing: their weights take each other's place
+    in the processor's cache.
 
     Args:
         file_bytes: of the stage.
-        room: bytes for all its graphs of one size.
+        room: bytes for its graphs.
         max_batch: the largest size.
     """
     powers = [1 << power for power in range(max_batch.bit_length())]
     halfway = [3 * size for size in powers if 3 * size <= max_batch]
-    weights = _OF_FILE * file_bytes
-    return sorted([*powers, *halfway][: max(0, room - weights) // (weights + _GRAPH_BYTES)])
+    sizes = [*powers, *halfway][: room // (_OF_FILE * file_bytes + _GRAPH_BYTES)]
+    return sorted(sizes) if sizes and sizes[-1] >= min(_LEAST, max_batch) else []
 
 
-def worth_padding(size: int, images: int) -> bool:
-    """Whether so many images had better be padded to `size` than run on the graph that takes any."""
-    return images <= size <= images * 3 / 2
+def pieces(count: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes that so many images are run in: padded by half at most, else the largest that is full, and the rest.
+
+    `sizes`: ascending, from 1 on.
+    """
+    found: list[int] = []
+    while count > 0:
+        larger = bisect_left(sizes, count)
+        if larger < len(sizes) and sizes[larger] <= count * 3 / 2:
+            found.append(sizes[larger])
+        else:
+            found.append(sizes[larger - 1])
+        count -= found[-1]
+    return tuple(found)
 
 
 class _FixedGraph:
@@ -84,56 +98,44 @@ class _FixedGraph:
 
 
 class _OpenVinoStage:
-    def __init__(self) -> None:
-        self._any_size: openvino.InferRequest | None = None
-        self._fixed: list[_FixedGraph] = []
+    """On graphs for one size each where it has some, else on one that takes any."""
 
-    def add(self, graph: _FixedGraph) -> None:
-        """From now on batches of about that size run there; sizes are added in ascending order."""
-        self._fixed.append(graph)
-
-    def add_any_size(self, compiled: openvino.CompiledModel) -> None:
-        """From now on batches that no graph is made for run there."""
-        self._any_size = compiled.create_infer_request()
-
-    def sizes_without(self, max_batch: int) -> list[int]:
-        """Those that no graph is made for, ascending."""
-        return [count for count in range(1, max_batch + 1) if self._graph_for(count) is None]
-
-    def runs_as(self, count: int) -> int:
-        """Those without a graph are not padded."""
-        graph = self._graph_for(count)
-        return count if graph is None else graph.size
+    def __init__(self, fixed: Sequence[_FixedGraph], any_size: openvino.InferRequest | None = None) -> None:
+        self._fixed = {graph.size: graph for graph in fixed}
+        self._sizes = sorted(self._fixed)
+        self._any_size = any_size
 
     def run(self, pixels: Pixels) -> Logits:
         """The GIL is released meanwhile."""
-        graph = self._graph_for(len(pixels))
-        if graph is not None:
-            return graph.run(pixels)
-        assert self._any_size is not None
-        # As `infer(pixels)`, without what that does to find out what it was given.
-        self._any_size.set_input_tensor(openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True))
-        self._any_size.infer(share_outputs=True)
-        return np.array(self._any_size.get_output_tensor(0).data, np.float32)
+        if self._any_size is not None:
+            # As `infer(pixels)`, without what that does to find out what it was given.
+            tensor = openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True)
+            self._any_size.set_input_tensor(tensor)
+            self._any_size.infer(share_outputs=True)
+            return np.array(self._any_size.get_output_tensor(0).data, np.float32)
+        logits, start = [], 0
+        for size in pieces(len(pixels), self._sizes):
+            logits.append(self._fixed[size].run(pixels[start : start + size]))
+            start += size
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def runs_as(self, count: int) -> tuple[int, ...]:
+        """See the protocol."""
+        return pieces(count, self._sizes) if self._any_size is None else (count,)
 
     def close(self) -> None:
         self._any_size = None
-        self._fixed = []
-
-    def _graph_for(self, count: int) -> _FixedGraph | None:
-        for graph in self._fixed:
-            if graph.size >= count:
-                return graph if worth_padding(graph.size, count) else None
-        return None
+        self._fixed = {}
 
 
 class OpenVino:
-    """Some compiled graphs per stage for one batch size each, and one that takes any if they leave sizes out.
+    """A stage is compiled for some batch sizes, or once for any.
 
     Args:
         threads: of one launch.
         precision: bf16 or f32; by default bf16 where the processor has it.
-        fixed_bytes: memory that a stage may take for graphs of one batch size each.
+        fixed_bytes: memory for the graphs of one batch size of all stages: those that are loaded first, the shallow
+            ones, get most of what they can use.
     """
 
     name = "openvino"
@@ -150,24 +152,20 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # which cores are used is the supervisor's choice
         }
-        self._fixed_bytes = fixed_bytes
+        self._room = fixed_bytes
 
     def load_stage(self, model: PublishedModel, place: int, max_batch: int) -> _OpenVinoStage:
         """See the protocol."""
         data = model.read(model.manifest.stages[place])
-        stage = _OpenVinoStage()
+        sizes = fixed_sizes(len(data), int(_SHARE * self._room), max_batch)
         try:
             graph = self._read(data)
-            # One after the other: with two threads that compiled at once, one start in some hundreds did not end.
-            for size in fixed_sizes(len(data), self._fixed_bytes, max_batch):
-                self._fix(stage, graph, size, *model.image_size)
-            if left := stage.sizes_without(max_batch):
-                stage.add_any_size(self._compile(graph))
-                if self._fixed_bytes:  # else the start has to be quick
-                    _meet(stage, left, *model.image_size)
+            if sizes and (fixed := self._fixed(graph, sizes, *model.image_size)):
+                self._room -= len(sizes) * (_OF_FILE * len(data) + _GRAPH_BYTES)
+                return _OpenVinoStage(fixed)
+            return _OpenVinoStage([], self._compile(graph).create_infer_request())
         except Exception as error:  # its exceptions share no base class of their own
             raise StageUnusable(_cause(error)) from error
-        return stage
 
     def describe(self) -> dict[str, str]:
         options = {key: str(value) for key, value in self._options.items()}
@@ -184,26 +182,21 @@ class OpenVino:
     def _compile(self, graph: openvino.Model) -> openvino.CompiledModel:
         return self._core.compile_model(graph, "CPU", self._options)
 
-    def _fix(self, stage: _OpenVinoStage, graph: openvino.Model, size: int, height: int, width: int) -> None:
-        try:
-            fixed = graph.clone()
-            fixed.reshape({fixed.inputs[0]: [size, height, width, 3]})
-            stage.add(_FixedGraph(self._compile(fixed), size, height, width))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the graph that takes any size will do
-            logger.warning("no graph for one batch size", extra={"batch": size, "reason": _cause(error)})
-
-
-def _meet(stage: _OpenVinoStage, sizes: list[int], height: int, width: int) -> None:
-    """Runs each batch size once, for a second at most.
-
-    The first time makes kernels for that size, which takes as long again as the batch.
-    """
-    pixels = np.zeros((sizes[-1], height, width, 3), np.uint8)
-    until = time.monotonic() + _MEETING_S
-    for count in sizes:
-        if time.monotonic() >= until:
-            return
-        stage.run(pixels[:count])
+    def _fixed(
+        self, graph: openvino.Model, sizes: Sequence[int], height: int, width: int
+    ) -> list[_FixedGraph]:
+        """None at all where one fails: whatever it is, the graph that takes any size will do."""
+        fixed = []
+        # One after the other: with two threads that compiled at once, one start in some hundreds did not end.
+        for size in sizes:
+            try:
+                of_size = graph.clone()
+                of_size.reshape({of_size.inputs[0]: [size, height, width, 3]})
+                fixed.append(_FixedGraph(self._compile(of_size), size, height, width))
+            except Exception as error:  # noqa: BLE001 - see above
+                logger.warning("no graphs for one batch size", extra={"batch": size, "reason": _cause(error)})
+                return []
+        return fixed
 
 
 def _cause(error: Exception) -> str:

@@ -35,8 +35,8 @@ class StageRunner(Protocol):
         """
         ...
 
-    def runs_as(self, count: int) -> int:
-        """The batch size that so many images are computed as: a runtime may pad them to one that it is made for."""
+    def runs_as(self, count: int) -> tuple[int, ...]:
+        """The batch sizes that so many images are run in: a runtime may pad or split them to what it is made for."""
         ...
 
     def close(self) -> None:

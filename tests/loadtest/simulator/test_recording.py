@@ -56,7 +56,7 @@ def test_a_damaged_recording_is_refused(tmp_path: Path, damage: str) -> None:
         np.savez(path, confidence=np.zeros((2, 2), np.uint16))
     else:
         header = json.loads(path.with_suffix(".json").read_text())
-        wrong = {"format": 99} if damage == "format" else {"runs_as": [[0, 1, 1]] * 3}
+        wrong = {"format": 99} if damage == "format" else {"runs_as": [[[0], [1], [1]]] * 3}
         path.with_suffix(".json").write_text(json.dumps(header | wrong))
     with pytest.raises(RecordingError, match=r"toy-1\.npz is damaged"):
         recording.load(path)
@@ -77,19 +77,20 @@ def test_samples_that_met_a_stall_are_left_out_unless_they_are_wanted() -> None:
     assert raw.profile[0][1] == calm.profile[0][1] == 150
 
 
-def test_a_padded_batch_takes_as_long_as_what_it_runs_as() -> None:
+def test_a_padded_or_split_batch_takes_as_long_as_what_it_is_run_in() -> None:
     recorded = toy()
     samples = {(k, b): values * b for (k, b), values in recorded.samples.items()} | {
         (k, 4): recorded.samples[k, 1] * 16 for k in range(3)
     }
     stalled = {cell: np.zeros(3, np.bool_) for cell in samples}
     plain = durations.from_recording(replace(recorded, samples=samples, stalled=stalled), with_stalls=True)
-    header = {**recorded.header, "runs_as": [[0, 1, 2, 4, 4]] * 3}
+    header = {**recorded.header, "runs_as": [[[0], [1], [1, 1], [4], [4]]] * 3}
     padded = durations.from_recording(
         Recording(header, recorded.confidence, recorded.right, samples, stalled), with_stalls=True
     )
     assert plain.quantiles[0][3] < plain.quantiles[0][4]
     assert padded.quantiles[0][3] == padded.quantiles[0][4] == plain.quantiles[0][4]
+    assert padded.quantiles[0][2] == [2 * ns for ns in plain.quantiles[0][1]]
     assert LatencyTable(padded.profile, 4, padded.runs_as).typical_ns(0, 3) == padded.profile[0][4]
 
 

@@ -41,8 +41,8 @@ class Stage:
         self.batches.append(len(pixels))
         return self.act(pixels) if self.act else np.tile(np.float32([1, 0.5] + [0] * 8), (len(pixels), 1))
 
-    def runs_as(self, count: int) -> int:
-        return count
+    def runs_as(self, count: int) -> tuple[int, ...]:
+        return (count,)
 
     def close(self) -> None:
         self.closed = True

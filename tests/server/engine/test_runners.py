@@ -33,8 +33,8 @@ class FakeStage:
         logits[:, 0] = self.owner.shift
         return logits
 
-    def runs_as(self, count: int) -> int:
-        return count
+    def runs_as(self, count: int) -> tuple[int, ...]:
+        return (count,)
 
     def close(self) -> None:
         self.closed = True

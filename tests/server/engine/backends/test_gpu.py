@@ -46,7 +46,7 @@ class FakeRuntime:
         def close() -> None:
             self.closed += 1
 
-        return SimpleNamespace(run=run, runs_as=lambda count: count, close=close)
+        return SimpleNamespace(run=run, runs_as=lambda count: (count,), close=close)
 
     def describe(self) -> dict[str, str]:
         return {"runtime": self.name}

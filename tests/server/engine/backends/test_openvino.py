@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.engine.backends import openvino
-from server.engine.backends.openvino import OpenVino, fixed_sizes, worth_padding
+from server.engine.backends.openvino import OpenVino, fixed_sizes, pieces
 from tests.models import publish_tiny_model
 
 MB = 1_000_000
@@ -21,8 +21,9 @@ MB = 1_000_000
         (0, 1000 * MB, 32, [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]),
         (0, 1000 * MB, 20, [1, 2, 3, 4, 6, 8, 12, 16]),
         (0, 1000 * MB, 1, [1]),
-        (1 * MB, 17 * MB, 32, [1, 2, 4]),  # 5 MB each beside 2 for all, powers of two first
-        (1 * MB, 6 * MB, 32, []),
+        (1 * MB, 17 * MB, 32, [1, 2, 4, 8]),  # 4 MB each, powers of two first
+        (1 * MB, 12 * MB, 32, [1, 2, 4]),
+        (1 * MB, 11 * MB, 32, []),  # up to 2 only: large batches would run in too many pieces
         (1 * MB, 0, 32, []),
     ],
 )
@@ -32,8 +33,12 @@ def test_as_many_sizes_as_there_is_room_for(
     assert fixed_sizes(file_bytes, room, max_batch) == sizes
 
 
-def test_a_batch_is_padded_by_half_at_most() -> None:
-    assert [images for images in range(1, 14) if worth_padding(12, images)] == [8, 9, 10, 11, 12]
+def test_a_batch_is_padded_by_half_at_most_and_split_otherwise() -> None:
+    assert [pieces(count, [1, 2, 4, 12]) for count in (1, 3, 5, 6, 7, 8, 12, 13, 20, 32)] == [
+        *[(1,), (4,), (4, 1), (4, 2), (4, 4), (12,), (12,), (12, 1), (12, 12), (12, 12, 12)]
+    ]
+    sizes = fixed_sizes(0, 1000 * MB, 32)
+    assert all(len(pieces(count, sizes)) == 1 for count in range(1, 33))
 
 
 def pixels(count: int) -> np.ndarray:
@@ -50,16 +55,25 @@ def test_every_batch_size_gives_what_the_graph_that_takes_any_gives(tmp_path: Pa
         np.testing.assert_allclose(got, plain.run(pixels(count)), rtol=1e-4, atol=1e-4)
 
 
-def test_the_graph_that_takes_any_size_is_made_only_if_the_others_leave_one_out(tmp_path: Path) -> None:
+def test_where_there_is_room_for_small_sizes_only_a_batch_runs_in_pieces(tmp_path: Path) -> None:
     model = publish_tiny_model(tmp_path)
-    size = len(model.read(model.manifest.stages[2]))
-    for room, runs_as in ((1000 * MB, [1, 2, 3, 4, 6, 6, 8, 8]), (0, [1, 2, 3, 4, 5, 6, 7, 8])):
-        stage = OpenVino(1, "f32", fixed_bytes=room).load_stage(model, 2, 8)
-        assert [stage.runs_as(count) for count in range(1, 9)] == runs_as
-        assert stage.sizes_without(8) == ([] if room else runs_as)
-    some = OpenVino(1, "f32", fixed_bytes=2 * size + 2 * (2 * size + 3 * MB)).load_stage(model, 2, 8)
-    assert [some.runs_as(count) for count in range(1, 9)] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert some.run(pixels(7)).shape == (7, 10)
+    each = 2 * len(model.read(model.manifest.stages[2])) + 2 * MB
+    some = OpenVino(1, "f32", fixed_bytes=round(3.1 * each * 3 / 2)).load_stage(model, 2, 16)
+    assert some.runs_as(7) == (4, 4)
+    assert some.runs_as(15) == (4, 4, 4, 4)
+    plain = OpenVino(1, "f32").load_stage(model, 2, 16)
+    assert plain.runs_as(15) == (15,)
+    np.testing.assert_allclose(some.run(pixels(15)), plain.run(pixels(15)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_stages_that_are_loaded_first_get_most_of_the_room(tmp_path: Path) -> None:
+    model = publish_tiny_model(tmp_path)
+    backend = OpenVino(1, "f32", fixed_bytes=40 * MB)
+    counts = [
+        sum(stage.runs_as(count) == (count,) for count in range(1, 33))
+        for stage in (backend.load_stage(model, 0, 32) for _ in range(3))
+    ]
+    assert counts == [10, 4, 32]  # all, 1 to 8, and one graph that takes any
 
 
 def test_what_a_run_has_given_stays_when_the_next_one_comes(tmp_path: Path) -> None:
@@ -70,7 +84,7 @@ def test_what_a_run_has_given_stays_when_the_next_one_comes(tmp_path: Path) -> N
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_size_that_has_no_graph_runs_on_the_one_that_takes_any(
+def test_where_a_graph_for_one_size_fails_there_is_the_one_that_takes_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_down(*_arguments):
@@ -80,4 +94,4 @@ def test_a_size_that_has_no_graph_runs_on_the_one_that_takes_any(
     with caplog.at_level(logging.WARNING):
         stage = OpenVino(1, "f32", fixed_bytes=1000 * MB).load_stage(publish_tiny_model(tmp_path), 2, 2)
     assert stage.run(pixels(2)).shape == (2, 10)
-    assert [record.reason for record in caplog.records] == ["no memory for primitives"] * 2
+    assert [record.reason for record in caplog.records] == ["no memory for primitives"]
