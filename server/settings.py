@@ -57,11 +57,11 @@ class Settings(BaseSettings):
         description="Threads of the runtime; 0 takes the cores the front ends leave, at least one.",
     )
     graphs_mb: float = Field(
-        256.0,
+        216.0,
         ge=0,
         le=1_000_000,
-        description="Memory that OpenVINO may take for each stage's graphs of one batch size, in megabytes: they are "
-        "up to a quarter faster than the one that takes any size. 0: none.",
+        description="Memory that OpenVINO may take for graphs of one batch size, in megabytes, about: they are up to "
+        "a third faster than the one that takes any size. 0: none.",
     )
     max_batch: int = Field(32, ge=1, le=256, description="Largest batch of one launch.")
     pin_rung: int = Field(

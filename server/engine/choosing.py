@@ -12,7 +12,7 @@ docs/operator.md.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -25,6 +25,9 @@ PARITY_BOUND = 0.06
 WORTH_KEEPING = 1.03
 """A runtime that is nowhere in a stage faster than another by more than this factor is not worth its memory."""
 
+HOPELESS = 1.5
+"""A runtime that is slower than another by more than this factor at each size of a stage, two at least, has lost."""
+
 PROBES = 16
 
 Row = Mapping[int, float]  # batch -> nanoseconds
@@ -35,9 +38,10 @@ def choose(rows: Mapping[str, Row]) -> tuple[Choice, dict[int, float]]:
     """The runtime of each batch bucket of one stage, and the times that follow.
 
     Args:
-        rows: by runtime, its measured times. Only buckets that all of them have are compared: one that was left out
-            for want of time is extrapolated from the smaller ones.
+        rows: by runtime, its measured times. Those that have lost are left out; of the others only buckets that all of
+            them have are compared: one that was left out for want of time is extrapolated from the smaller ones.
     """
+    rows = {name: row for name, row in rows.items() if not has_lost(row, rows.values())}
     in_all = sorted(set.intersection(*(set(row) for row in rows.values())))
     best = {batch: min(row[batch] for row in rows.values()) for batch in in_all}
     worst_ratio = {name: max(row[batch] / best[batch] for batch in in_all) for name, row in rows.items()}
@@ -45,6 +49,15 @@ def choose(rows: Mapping[str, Row]) -> tuple[Choice, dict[int, float]]:
     if worst_ratio[sole] <= WORTH_KEEPING:
         return dict.fromkeys(in_all, sole), {batch: rows[sole][batch] for batch in in_all}
     return {batch: min(rows, key=lambda name: rows[name][batch]) for batch in in_all}, best
+
+
+def has_lost(row: Row, rivals: Iterable[Row]) -> bool:
+    """Whether a rival is faster by more than HOPELESS at every batch that both were timed at, two at least."""
+    for rival in rivals:
+        both = row.keys() & rival.keys()
+        if len(both) > 1 and all(row[batch] > HOPELESS * rival[batch] for batch in both):
+            return True
+    return False
 
 
 def within_parity(logits: Logits, reference: Logits) -> bool:

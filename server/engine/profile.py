@@ -71,6 +71,7 @@ def measure(
     run: Callable[[RowKey, int], object],
     clock_ns: Callable[[], int],
     on_progress: Callable[[RowKey, int], None],
+    is_settled: Callable[[RowKey, Mapping[RowKey, Mapping[int, float]]], bool] = lambda _row, _cells: False,
 ) -> dict[RowKey, dict[int, float]]:
     """Time every cell: small batches of all rows first, so that when the time is used up only large ones are missing.
 
@@ -80,6 +81,7 @@ def measure(
         run: runs a row at a batch size once.
         clock_ns: a monotonic clock.
         on_progress: told (row, batch) before each cell.
+        is_settled: asked whether a row needs no more of its cells, with all that were timed.
 
     Returns:
         Medians, in nanoseconds. Every row has its smallest batch; a missing larger one is extrapolated by the latency
@@ -91,7 +93,7 @@ def measure(
         for row, done in cells.items():
             expected_ns = 2 * max(done.values(), default=0.0)
             left_ns = started + BUDGET_NS - clock_ns()
-            if done and FEW_SAMPLES * expected_ns > left_ns:
+            if done and (FEW_SAMPLES * expected_ns > left_ns or is_settled(row, cells)):
                 continue
             on_progress(row, batch)
             done[batch] = _time_cell(lambda r=row, b=batch: run(r, b), clock_ns)  # type: ignore[misc]

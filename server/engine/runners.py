@@ -18,7 +18,7 @@ from model_repo.repository import ModelDamaged, PublishedModel
 from server.engine import profile
 from server.engine.backends.auto import Runtimes
 from server.engine.backends.protocol import DeviceLost, Logits, Pixels, StageRunner, StageUnusable
-from server.engine.choosing import ChosenStage, choose, difference, in_words, probes, within_parity
+from server.engine.choosing import ChosenStage, choose, difference, has_lost, in_words, probes, within_parity
 from server.engine.latency import buckets_up_to
 
 logger = logging.getLogger(__name__)
@@ -234,6 +234,7 @@ class RunnerMaker:
             lambda row, batch: stages[row[0]][row[1]].run(images[:batch]),
             self._clock_ns,
             lambda row, batch: self._say(f"timing {model.key} {names[row[0]]} on {row[1]} at batch {batch}"),
+            lambda row, cells: has_lost(cells[row], [cells[row[0], name] for name in stages[row[0]]]),
         )
         choices = {
             place: choose({name: times[place, name] for name in stages[place]}) for place in sorted(stages)

@@ -11,7 +11,7 @@ from server.engine.backends.auto import Runtimes, installed, processor_flags
 from server.engine.backends.protocol import Backend
 
 STATE_DIR = Path(".cache/anytime")
-GRAPH_BYTES = 256_000_000  # that a stage may take for graphs of one batch size each
+GRAPH_BYTES = 216_000_000  # for graphs of one batch size
 Say = Callable[[str], None]
 
 

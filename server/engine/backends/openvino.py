@@ -35,7 +35,7 @@ def has_native_bf16() -> bool:
 
 _GRAPH_BYTES = 2_000_000  # that a graph takes beside its weights
 _OF_FILE = 2  # times its file, which holds the weights in float16: once in float32 for all graphs, and in each packed
-_SHARE = 2 / 3  # of the room that is left, for one stage
+_SHARE = 0.3  # of the memory for all graphs, that one stage may take
 _LEAST = 4  # images in the largest graph, or batches are better run on one that takes any size
 
 
@@ -97,10 +97,25 @@ class _FixedGraph:
         return self._logits[: len(pixels)].astype(np.float32)  # a copy: the next launch writes over it
 
 
+class _AnySizeGraph:
+    """A graph for any batch size, with room for its largest input."""
+
+    def __init__(self, compiled: openvino.CompiledModel, max_batch: int, height: int, width: int) -> None:
+        self._pixels = np.zeros((max_batch, height, width, 3), np.uint8)
+        self._request = compiled.create_infer_request()
+
+    def run(self, pixels: Pixels) -> Logits:
+        chosen = self._pixels[: len(pixels)]
+        chosen[:] = pixels
+        self._request.set_input_tensor(openvino.Tensor(chosen, shared_memory=True))
+        self._request.infer(share_outputs=True)
+        return np.array(self._request.get_output_tensor(0).data, np.float32)
+
+
 class _OpenVinoStage:
     """On graphs for one size each where it has some, else on one that takes any."""
 
-    def __init__(self, fixed: Sequence[_FixedGraph], any_size: openvino.InferRequest | None = None) -> None:
+    def __init__(self, fixed: Sequence[_FixedGraph], any_size: _AnySizeGraph | None = None) -> None:
         self._fixed = {graph.size: graph for graph in fixed}
         self._sizes = sorted(self._fixed)
         self._any_size = any_size
@@ -108,11 +123,7 @@ class _OpenVinoStage:
     def run(self, pixels: Pixels) -> Logits:
         """The GIL is released meanwhile."""
         if self._any_size is not None:
-            # As `infer(pixels)`, without what that does to find out what it was given.
-            tensor = openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True)
-            self._any_size.set_input_tensor(tensor)
-            self._any_size.infer(share_outputs=True)
-            return np.array(self._any_size.get_output_tensor(0).data, np.float32)
+            return self._any_size.run(pixels)
         logits, start = [], 0
         for size in pieces(len(pixels), self._sizes):
             logits.append(self._fixed[size].run(pixels[start : start + size]))
@@ -134,8 +145,8 @@ class OpenVino:
     Args:
         threads: of one launch.
         precision: bf16 or f32; by default bf16 where the processor has it.
-        fixed_bytes: memory for the graphs of one batch size of all stages: those that are loaded first, the shallow
-            ones, get most of what they can use.
+        fixed_bytes: memory for the graphs of one batch size of all stages, three tenths of it for one at most; those
+            that are loaded first get theirs first.
     """
 
     name = "openvino"
@@ -152,18 +163,18 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # which cores are used is the supervisor's choice
         }
-        self._room = fixed_bytes
+        self._room, self._of_a_stage = fixed_bytes, int(_SHARE * fixed_bytes)
 
     def load_stage(self, model: PublishedModel, place: int, max_batch: int) -> _OpenVinoStage:
         """See the protocol."""
         data = model.read(model.manifest.stages[place])
-        sizes = fixed_sizes(len(data), int(_SHARE * self._room), max_batch)
+        sizes = fixed_sizes(len(data), min(self._room, self._of_a_stage), max_batch)
         try:
             graph = self._read(data)
             if sizes and (fixed := self._fixed(graph, sizes, *model.image_size)):
                 self._room -= len(sizes) * (_OF_FILE * len(data) + _GRAPH_BYTES)
                 return _OpenVinoStage(fixed)
-            return _OpenVinoStage([], self._compile(graph).create_infer_request())
+            return _OpenVinoStage([], _AnySizeGraph(self._compile(graph), max_batch, *model.image_size))
         except Exception as error:  # its exceptions share no base class of their own
             raise StageUnusable(_cause(error)) from error
 

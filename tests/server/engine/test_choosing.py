@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.engine.choosing import ChosenStage, choose, in_words, probes, within_parity
+from server.engine.choosing import ChosenStage, choose, has_lost, in_words, probes, within_parity
 
 CROSSING = {"a": {1: 10.0, 2: 20.0, 4: 40.0}, "b": {1: 15.0, 2: 21.0, 4: 30.0}}
 
@@ -42,6 +42,15 @@ def test_only_batches_that_all_were_timed_at_are_compared():
     choice, times = choose({"a": {1: 10.0, 2: 20.0}, "b": {1: 20.0}})
     assert choice == {1: "a"}
     assert times == {1: 10.0}
+
+
+def test_a_runtime_that_is_much_slower_everywhere_has_lost_and_is_timed_no_further():
+    rows = {"a": {1: 10.0, 2: 20.0, 4: 30.0}, "b": {1: 15.1, 2: 30.1}}
+    assert has_lost(rows["b"], rows.values())
+    assert not has_lost(rows["a"], rows.values())
+    assert not has_lost({1: 15.1}, rows.values())  # one size may be an exception
+    assert not has_lost({1: 15.1, 2: 29.9}, rows.values())
+    assert choose(rows) == (dict.fromkeys((1, 2, 4), "a"), rows["a"])
 
 
 def test_a_single_runtime_is_its_own_choice():

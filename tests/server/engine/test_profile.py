@@ -44,6 +44,15 @@ def test_a_slow_model_keeps_to_its_time_and_still_has_every_stage():
     assert device.now < 3e9
 
 
+def test_a_row_that_is_settled_is_timed_no_further():
+    device = SlowDevice({0: 1, 1: 3})
+    cells = profile.measure(
+        *([0, 1], [1, 2, 4, 8], device.run, device.clock, lambda *_: None),
+        lambda row, cells: row == 1 and len(cells[0]) > 2,
+    )
+    assert [list(row) for row in cells.values()] == [[1, 2, 4, 8], [1, 2]]
+
+
 def test_progress_is_told_before_each_cell():
     device, told = SlowDevice({0: 1, 1: 1}), []
     profile.measure([0, 1], [1, 2], device.run, device.clock, lambda *cell: told.append(cell))

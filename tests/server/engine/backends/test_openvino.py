@@ -42,7 +42,9 @@ def test_a_batch_is_padded_by_half_at_most_and_split_otherwise() -> None:
 
 
 def pixels(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)[:count]
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)[:count]
+    images.flags.writeable = False  # as those that arrive in a message
+    return images
 
 
 def test_every_batch_size_gives_what_the_graph_that_takes_any_gives(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_every_batch_size_gives_what_the_graph_that_takes_any_gives(tmp_path: Pa
 def test_where_there_is_room_for_small_sizes_only_a_batch_runs_in_pieces(tmp_path: Path) -> None:
     model = publish_tiny_model(tmp_path)
     each = 2 * len(model.read(model.manifest.stages[2])) + 2 * MB
-    some = OpenVino(1, "f32", fixed_bytes=round(3.1 * each * 3 / 2)).load_stage(model, 2, 16)
+    some = OpenVino(1, "f32", fixed_bytes=round(3.1 * each / 0.3)).load_stage(model, 2, 16)
     assert some.runs_as(7) == (4, 4)
     assert some.runs_as(15) == (4, 4, 4, 4)
     plain = OpenVino(1, "f32").load_stage(model, 2, 16)
@@ -68,12 +70,12 @@ def test_where_there_is_room_for_small_sizes_only_a_batch_runs_in_pieces(tmp_pat
 
 def test_the_stages_that_are_loaded_first_get_most_of_the_room(tmp_path: Path) -> None:
     model = publish_tiny_model(tmp_path)
-    backend = OpenVino(1, "f32", fixed_bytes=40 * MB)
+    backend = OpenVino(1, "f32", fixed_bytes=70 * MB)
     counts = [
         sum(stage.runs_as(count) == (count,) for count in range(1, 33))
-        for stage in (backend.load_stage(model, 0, 32) for _ in range(3))
+        for stage in (backend.load_stage(model, 0, 32) for _ in range(5))
     ]
-    assert counts == [10, 4, 32]  # all, 1 to 8, and one graph that takes any
+    assert counts == [9, 9, 9, 4, 32]  # all that three tenths hold, 1 to 8, and one graph that takes any
 
 
 def test_what_a_run_has_given_stays_when_the_next_one_comes(tmp_path: Path) -> None:
