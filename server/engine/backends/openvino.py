@@ -36,7 +36,7 @@ def has_native_bf16() -> bool:
 _GRAPH_BYTES = 2_000_000  # that a graph takes beside its weights
 _OF_FILE = 2  # times its file, which holds the weights in float16: once in float32 for all graphs, and in each packed
 _SHARE = 0.3  # of the memory for all graphs, that one stage may take
-_LEAST = 4  # images in the largest graph, or batches are better run on one that takes any size
+_LEAST = 3  # graphs, or batches are better run on one that takes any size
 
 
 def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
@@ -45,8 +45,8 @@ def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
     A graph that is made for one size is up to a quarter faster than one that takes any, and that one moreover prepares
     itself anew, for 0.3 to 1.5 ms, whenever a batch has another size than the one before, and for tens of milliseconds
     when it meets a size first. In exchange each takes memory and is compiled at start: as many as there is room for,
-    powers of two first, then those halfway between. More of them gain nothing: their weights take each other's place
-    in the processor's cache.
+    powers of four first, the other powers of two, then those halfway between. More of them gain nothing: their weights
+    take each other's place in the processor's cache.
 
     Args:
         file_bytes: of the stage.
@@ -55,8 +55,9 @@ def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
     """
     powers = [1 << power for power in range(max_batch.bit_length())]
     halfway = [3 * size for size in powers if 3 * size <= max_batch]
-    sizes = [*powers, *halfway][: room // (_OF_FILE * file_bytes + _GRAPH_BYTES)]
-    return sorted(sizes) if sizes and sizes[-1] >= min(_LEAST, max_batch) else []
+    every = [*powers[::2], *powers[1::2], *halfway]
+    sizes = every[: room // (_OF_FILE * file_bytes + _GRAPH_BYTES)]
+    return sorted(sizes) if len(sizes) >= min(_LEAST, len(every)) else []
 
 
 def pieces(count: int, sizes: Sequence[int]) -> tuple[int, ...]:

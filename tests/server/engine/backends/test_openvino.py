@@ -21,9 +21,10 @@ MB = 1_000_000
         (0, 1000 * MB, 32, [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]),
         (0, 1000 * MB, 20, [1, 2, 3, 4, 6, 8, 12, 16]),
         (0, 1000 * MB, 1, [1]),
-        (1 * MB, 17 * MB, 32, [1, 2, 4, 8]),  # 4 MB each, powers of two first
-        (1 * MB, 12 * MB, 32, [1, 2, 4]),
-        (1 * MB, 11 * MB, 32, []),  # up to 2 only: large batches would run in too many pieces
+        (1 * MB, 25 * MB, 32, [1, 2, 4, 8, 16, 32]),  # 4 MB each, powers of two first
+        (1 * MB, 17 * MB, 32, [1, 2, 4, 16]),  # those of four before the others
+        (1 * MB, 12 * MB, 32, [1, 4, 16]),
+        (1 * MB, 11 * MB, 32, []),  # batches would run in too many pieces
         (1 * MB, 0, 32, []),
     ],
 )
@@ -62,10 +63,12 @@ def test_where_there_is_room_for_small_sizes_only_a_batch_runs_in_pieces(tmp_pat
     each = 2 * len(model.read(model.manifest.stages[2])) + 2 * MB
     some = OpenVino(1, "f32", fixed_bytes=round(3.1 * each / 0.3)).load_stage(model, 2, 16)
     assert some.runs_as(7) == (4, 4)
-    assert some.runs_as(15) == (4, 4, 4, 4)
+    assert some.runs_as(10) == (4, 4, 1, 1)
+    assert some.runs_as(15) == (16,)
     plain = OpenVino(1, "f32").load_stage(model, 2, 16)
     assert plain.runs_as(15) == (15,)
-    np.testing.assert_allclose(some.run(pixels(15)), plain.run(pixels(15)), rtol=1e-4, atol=1e-4)
+    for count in (7, 10, 15):
+        np.testing.assert_allclose(some.run(pixels(count)), plain.run(pixels(count)), rtol=1e-4, atol=1e-4)
 
 
 def test_the_stages_that_are_loaded_first_get_most_of_the_room(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_the_stages_that_are_loaded_first_get_most_of_the_room(tmp_path: Path) -
         sum(stage.runs_as(count) == (count,) for count in range(1, 33))
         for stage in (backend.load_stage(model, 0, 32) for _ in range(5))
     ]
-    assert counts == [9, 9, 9, 4, 32]  # all that three tenths hold, 1 to 8, and one graph that takes any
+    assert counts == [9, 9, 9, 4, 32]  # nine sizes each, then 1, 2, 4 and 16, and one graph that takes any
 
 
 def test_what_a_run_has_given_stays_when_the_next_one_comes(tmp_path: Path) -> None:
