@@ -107,7 +107,7 @@ def load(path: Path) -> Recording:
         raise RecordingError(
             f"no recording {path.name} in {path.parent.name}/: make one with `python -m loadtest record`"
         ) from error
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise RecordingError(f"recording {path.name} is damaged: {error}") from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +35,7 @@ def has_native_bf16() -> bool:
 _GRAPH_BYTES = 2_000_000  # that a graph takes beside its weights
 _OF_FILE = 2  # times its file, which holds the weights in float16: once in float32 for all graphs, and in each packed
 _SHARE = 0.3  # of the memory for all graphs, that one stage may take
+_LAUNCH = 3  # images would take as long as it takes to run a graph at all: measured 2 to 5
 _LEAST = 3  # graphs, or batches are better run on one that takes any size
 
 
@@ -60,20 +60,16 @@ def fixed_sizes(file_bytes: int, room: int, max_batch: int) -> list[int]:
     return sorted(sizes) if len(sizes) >= min(_LEAST, len(every)) else []
 
 
-def pieces(count: int, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The sizes that so many images are run in: padded by half at most, else the largest that is full, and the rest.
+def pieces(max_batch: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The sizes that 0, 1, … `max_batch` images are run in, the last one padded: what costs least.
 
-    `sizes`: ascending, from 1 on.
+    `sizes`: of the graphs, among them 1.
     """
-    found: list[int] = []
-    while count > 0:
-        larger = bisect_left(sizes, count)
-        if larger < len(sizes) and sizes[larger] <= count * 3 / 2:
-            found.append(sizes[larger])
-        else:
-            found.append(sizes[larger - 1])
-        count -= found[-1]
-    return tuple(found)
+    best: list[tuple[int, ...]] = [()]
+    for count in range(1, max_batch + 1):
+        ways = [(size, *best[max(0, count - size)]) for size in sizes]
+        best.append(min(ways, key=lambda way: (sum(way) + _LAUNCH * len(way), -way[0])))
+    return best
 
 
 class _FixedGraph:
@@ -116,24 +112,26 @@ class _AnySizeGraph:
 class _OpenVinoStage:
     """On graphs for one size each where it has some, else on one that takes any."""
 
-    def __init__(self, fixed: Sequence[_FixedGraph], any_size: _AnySizeGraph | None = None) -> None:
+    def __init__(
+        self, max_batch: int, fixed: Sequence[_FixedGraph], any_size: _AnySizeGraph | None = None
+    ) -> None:
         self._fixed = {graph.size: graph for graph in fixed}
-        self._sizes = sorted(self._fixed)
         self._any_size = any_size
+        self._pieces = pieces(max_batch, list(self._fixed)) if any_size is None else []
 
     def run(self, pixels: Pixels) -> Logits:
         """The GIL is released meanwhile."""
         if self._any_size is not None:
             return self._any_size.run(pixels)
         logits, start = [], 0
-        for size in pieces(len(pixels), self._sizes):
+        for size in self._pieces[len(pixels)]:
             logits.append(self._fixed[size].run(pixels[start : start + size]))
             start += size
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def runs_as(self, count: int) -> tuple[int, ...]:
         """See the protocol."""
-        return pieces(count, self._sizes) if self._any_size is None else (count,)
+        return self._pieces[count] if self._any_size is None else (count,)
 
     def close(self) -> None:
         self._any_size = None
@@ -174,8 +172,10 @@ class OpenVino:
             graph = self._read(data)
             if sizes and (fixed := self._fixed(graph, sizes, *model.image_size)):
                 self._room -= len(sizes) * (_OF_FILE * len(data) + _GRAPH_BYTES)
-                return _OpenVinoStage(fixed)
-            return _OpenVinoStage([], _AnySizeGraph(self._compile(graph), max_batch, *model.image_size))
+                return _OpenVinoStage(max_batch, fixed)
+            return _OpenVinoStage(
+                max_batch, [], _AnySizeGraph(self._compile(graph), max_batch, *model.image_size)
+            )
         except Exception as error:  # its exceptions share no base class of their own
             raise StageUnusable(_cause(error)) from error
 

@@ -34,12 +34,17 @@ def test_as_many_sizes_as_there_is_room_for(
     assert fixed_sizes(file_bytes, room, max_batch) == sizes
 
 
-def test_a_batch_is_padded_by_half_at_most_and_split_otherwise() -> None:
-    assert [pieces(count, [1, 2, 4, 12]) for count in (1, 3, 5, 6, 7, 8, 12, 13, 20, 32)] == [
-        *[(1,), (4,), (4, 1), (4, 2), (4, 4), (12,), (12,), (12, 1), (12, 12), (12, 12, 12)]
+def test_a_batch_is_padded_or_split_as_it_costs_less() -> None:
+    some = pieces(32, [1, 4, 16])
+    assert [some[count] for count in (0, 1, 2, 5, 6, 8, 10, 16, 20, 28)] == [
+        *[(), (1,), (4,), (4, 1), (4, 4), (4, 4), (16,), (16,), (16, 4), (16, 16)]
     ]
-    sizes = fixed_sizes(0, 1000 * MB, 32)
-    assert all(len(pieces(count, sizes)) == 1 for count in range(1, 33))
+    every = pieces(32, fixed_sizes(0, 1000 * MB, 32))
+    assert [every[count] for count in (3, 5, 11, 17, 18, 25, 31)] == [
+        *[(3,), (6,), (12,), (16, 1), (16, 2), (24, 1), (32,)]
+    ]
+    for table in (some, every, pieces(5, [1])):
+        assert all(sum(sizes) - sizes[-1] < count <= sum(sizes) for count, sizes in enumerate(table) if count)
 
 
 def pixels(count: int) -> np.ndarray:
@@ -63,11 +68,11 @@ def test_where_there_is_room_for_small_sizes_only_a_batch_runs_in_pieces(tmp_pat
     each = 2 * len(model.read(model.manifest.stages[2])) + 2 * MB
     some = OpenVino(1, "f32", fixed_bytes=round(3.1 * each / 0.3)).load_stage(model, 2, 16)
     assert some.runs_as(7) == (4, 4)
-    assert some.runs_as(10) == (4, 4, 1, 1)
+    assert some.runs_as(9) == (4, 4, 1)
     assert some.runs_as(15) == (16,)
     plain = OpenVino(1, "f32").load_stage(model, 2, 16)
     assert plain.runs_as(15) == (15,)
-    for count in (7, 10, 15):
+    for count in (7, 9, 15):
         np.testing.assert_allclose(some.run(pixels(count)), plain.run(pixels(count)), rtol=1e-4, atol=1e-4)
 
 
