@@ -35,7 +35,7 @@ def has_native_bf16() -> bool:
 _GRAPH_BYTES = 2_000_000  # that a graph takes beside its weights
 _OF_FILE = 2  # times its file, which holds the weights in float16: once in float32 for all graphs, and in each packed
 _SHARE = 0.3  # of the memory for all graphs, that one stage may take
-_LAUNCH = 3  # images would take as long as it takes to run a graph at all: measured 2 to 5
+_LAUNCH = 7  # images would take as long as it takes to run a graph at all: 6 to 10 measured, with caches cold
 _LEAST = 3  # graphs, or batches are better run on one that takes any size
 
 
