@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -171,14 +170,8 @@ def _summary(epoch: int, loaded: Loaded) -> dict[str, object]:
 
 
 def _settle_memory() -> None:
-    """What start-up has built stays; a full collection must not look through it between two launches.
-
-    What it has freed goes back to the system, where the C library can do that.
-    """
+    """What start-up has built stays; a full collection must not look through it between two launches."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
