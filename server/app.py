@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -45,7 +46,7 @@ from server.lag import TICK_NS, Lag
 from server.link import Link
 from server.messages import Done, Refinement
 from server.metrics import UNHEARD, FrontEndMetrics, count_without_asking, exposition
-from server.rehearsal import Prompter, rehearse
+from server.rehearsal import Exercise, Prompter, rehearse
 from server.routes import envelope, health, models, openapi
 from server.routes.classify import Classify
 from server.routes.early import EarlyRefusal
@@ -71,7 +72,8 @@ _GC_THRESHOLDS = (50_000, 20, 50)
 
 
 class FrontEnd:
-    """The parts of one front end, wired to each other. Nothing runs before `serve`, or `rehearse` instead of it.
+    """The parts of one front end, wired to each other. Nothing runs before `serve`, or instead of it `rehearse` or
+    `exercising`.
 
     Args:
         context: what the supervisor told.
@@ -89,7 +91,7 @@ class FrontEnd:
         self.ids = RequestIds()
         self.metrics = UNHEARD if rehearsing else FrontEndMetrics(registry)
         self.view = EngineView()
-        self.busy = Busy(context.busy_file, context.number)
+        self.busy = Busy(context.rehearsal_busy_file if rehearsing else context.busy_file, context.number)
         self.lag = Lag(int(settings.answer_guard_ms * 1e6))
         self.catalog = Catalog(Repository(settings.models_dir), settings.default_model)
         self.deadlines = Deadlines(clock)
@@ -172,14 +174,17 @@ class FrontEnd:
         for model in self.catalog.served:
             self.tally.expect(model, self.hot_routes)
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serves on a listening socket until SIGTERM or SIGINT, then answers what is in flight and returns."""
+    async def serve(self, listener: socket.socket, rehearsing: FrontEnd | None = None) -> None:
+        """Serves on a listening socket until SIGTERM or SIGINT, then answers what is in flight and returns.
+
+        `rehearsing` is exercised in pauses.
+        """
         loop = asyncio.get_running_loop()
         server = self._http_server()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)
-        with self._at_work():
-            _Pulse(self, server).start()
+        with self._at_work(), rehearsing.exercising() if rehearsing else nullcontext() as exercise:
+            _Pulse(self, server, exercise).start()
             # What is built by now lives as long as the process: no collection has to look at it again.
             gc.collect()
             gc.freeze()
@@ -188,13 +193,29 @@ class FrontEnd:
     async def rehearse(self) -> None:
         """Answers requests of its own, as long as nobody else's can come (see rehearsal.py)."""
         warm_up()
-        server = self._http_server()
-        server.config.load()
-        connection = partial(self._protocol(), server.config, server.server_state, {})
+        with self._prompted():
+            await rehearse(self._connection(), self.catalog.served)
+
+    @contextlib.contextmanager
+    def exercising(self) -> Iterator[Exercise | None]:
+        """Answers requests of its own, one now and then; none where no model is served."""
+        with self._prompted() as link:
+            served = self.catalog.served
+            pause_ns = int(self.context.settings.keep_warm_ms * 1e6)
+            yield Exercise(self._connection(), served, link, pause_ns) if served else None
+
+    @contextlib.contextmanager
+    def _prompted(self) -> Iterator[Prompter]:
+        """With all models, and without an engine."""
         with self._at_work():
             assert isinstance(self.link, Prompter)
             self.link.expect(model.key for model in self.catalog.models)
-            await rehearse(connection, self.catalog.served)
+            yield self.link
+
+    def _connection(self) -> Callable[[], Connection]:
+        server = self._http_server()
+        server.config.load()
+        return partial(self._protocol(), server.config, server.server_state, {})
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -275,9 +296,10 @@ class _EngineEvents:
 class _Pulse:
     """What is done every few milliseconds, by one entry of the deadline heap."""
 
-    def __init__(self, front: FrontEnd, server: uvicorn.Server) -> None:
+    def __init__(self, front: FrontEnd, server: uvicorn.Server, exercise: Exercise | None) -> None:
         self._front = front
         self._server = server
+        self._exercise = exercise
         self._next_ns = 0
         self._sweep_ns = 0
         self._busy_ns = 0
@@ -304,6 +326,8 @@ class _Pulse:
             self._sweep()
         if front.door.draining:
             self._see_to_the_end(now)
+        elif self._exercise is not None:
+            self._exercise.look(now, front.jobs.begun, front.door.in_work)
         # From now, not from when it was due: after a stall there is nothing to catch up on.
         self._next_ns = now + TICK_NS
         front.deadlines.schedule(self._next_ns, self._beat)
@@ -372,7 +396,8 @@ def main() -> None:
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_rehearsing(context).rehearse())
-        runner.run(FrontEnd(context, CollectorRegistry()).serve(listener))
+        exercised = _rehearsing(context) if context.settings.keep_warm_ms else None
+        runner.run(FrontEnd(context, CollectorRegistry()).serve(listener, exercised))
     log.info("ended")
 
 

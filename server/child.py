@@ -69,6 +69,11 @@ class ChildContext:
         return self.runtime_dir / "busy"
 
     @property
+    def rehearsal_busy_file(self) -> Path:
+        """As `busy_file`, of front ends that rehearse: nobody reads it."""
+        return self.runtime_dir / "rehearsal.busy"
+
+    @property
     def engine_socket(self) -> Path:
         """Unix socket that the engine listens at and front ends connect to."""
         return self.runtime_dir / "engine.sock"

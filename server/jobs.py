@@ -165,6 +165,11 @@ class Jobs:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def begun(self) -> int:
+        """How many there have been."""
+        return self._numbers
+
     def start(self, job: Job) -> None:
         """Hands a job to the engine, or holds it until there is one. Owns its permit from here on."""
         job.started_ns = self._clock()

@@ -63,6 +63,13 @@ class Settings(BaseSettings):
         description="Memory that OpenVINO may take for graphs of one batch size, in megabytes, about: they are up to "
         "a third faster than the one that takes any size. 0: none.",
     )
+    keep_warm_ms: float = Field(
+        100.0,
+        ge=0,
+        le=60_000,
+        description="After so long without a request, in milliseconds, front ends and engine run one of their own, and "
+        "again: the first one after a pause would find cold caches, and take milliseconds longer. 0: never.",
+    )
     max_batch: int = Field(32, ge=1, le=256, description="Largest batch of one launch.")
     pin_rung: int = Field(
         0,

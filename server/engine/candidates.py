@@ -129,11 +129,17 @@ def _priced(state: State, name: str, queue: ModelQueue, room: Room, place: int) 
 
 
 def _anything(state: State, name: str, queue: ModelQueue, room: Room) -> list[Candidate]:
-    """First rungs, and every rung for everyone who would gain from it."""
+    """First rungs, and every rung for everyone who would gain from it.
+
+    A stream was promised every rung that fits. What one it lacks is worth to its client no calibration tells; an equal
+    share of an answer keeps it from blocking tight jobs that surely come, but not for those of which some may.
+    """
     seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
+    share = 1 / len(queue.ladder.names)
     for group in queue.groups.values():
         for stage, gain in group.gains:
-            seats[stage].append((gain, group, 0, len(group.entries)))
+            worth = max(gain, share) if group.place < 0 else gain
+            seats[stage].append((worth, group, 0, len(group.entries)))
     found = launches(state, name, queue, room, seats)
     if queue.unanswered:
         found += first_rungs(state, name, queue, room)

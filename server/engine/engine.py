@@ -62,6 +62,7 @@ class Engine:
         clock_ns: CLOCK_MONOTONIC, the clock of the deadlines.
         pulse: shows the supervisor that it lives.
         crowding: tells when the front ends want the cores that stages run on; None where these are not theirs too.
+        keep_warm: called whenever there has been no job for `pause_ns`; must return soon.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Engine:
         clock_ns: Callable[[], int],
         pulse: Pulse,
         crowding: Crowding | None = None,
+        keep_warm: Callable[[], None] | None = None,
+        pause_ns: int = 0,
     ) -> None:
         self._front_ends = front_ends
         self._device = device
@@ -84,6 +87,9 @@ class Engine:
         self._clock_ns = clock_ns
         self._pulse = pulse
         self._crowding = crowding
+        self._keep_warm = keep_warm
+        self._pause_ns = pause_ns
+        self._warm_ns = 0  # when there was a job last, or one's like
         self._state = new_state({key: (m.ladder, m.latency) for key, m in models.items()}, config)
         self._refiners = {key: Refiner(m.model.manifest) for key, m in models.items()}
         self._pulse_names = {
@@ -104,6 +110,7 @@ class Engine:
         while not self._drained():
             if not self.turn():
                 self._wait()
+                self._stay_warm()
 
     def turn(self) -> bool:
         """One turn, without waiting; True if a launch has ended in it, so that there is more to decide at once."""
@@ -125,12 +132,20 @@ class Engine:
         until_ns = self._reports.next_due_ns(self._device.busy, now_ns)
         if self._wake_ns is not None:
             until_ns = min(until_ns, self._wake_ns)
+        if self._keep_warm is not None and not self._jobs:
+            until_ns = min(until_ns, self._warm_ns + self._pause_ns)
         while True:
             left_ns = max(0, until_ns - now_ns)
             wait_ns = min(left_ns, LOOK_NS) if self._state.crowded else left_ns
             heard = self._front_ends.wait(self._device.fileno(), wait_ns / 1e9)
             if heard or not self._is_crowded(now_ns := self._clock_ns()) or now_ns >= until_ns:
                 return
+
+    def _stay_warm(self) -> None:
+        if self._keep_warm is None or self._jobs or self._clock_ns() < self._warm_ns + self._pause_ns:
+            return
+        self._keep_warm()
+        self._warm_ns = self._clock_ns()
 
     def _drained(self) -> bool:
         if self._drain_until_ns is None:
@@ -191,6 +206,7 @@ class Engine:
             front_end.identity, job.number, job.model, job.deadline_ns, now_ns, top_k, job.pixels
         )
         front_end.jobs += 1
+        self._warm_ns = now_ns
         if job.explain:
             self._explainer.watch(key, now_ns)
         wanted = PolicyJob(key, job.model, job.deadline_ns, job.min_confidence, job.every_stage)

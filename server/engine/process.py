@@ -11,6 +11,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -26,7 +28,7 @@ from server.engine.engine import Engine
 from server.engine.frontends import FrontEnds
 from server.engine.loading import Loaded, Loader
 from server.engine.policy import PolicyConfig
-from server.engine.rehearsal import rehearse
+from server.engine.rehearsal import Rehearsal, apart, without_memory
 from server.engine.reports import Reports
 from server.metrics import EngineMetrics, count_without_asking
 from server.pulse import Pulse
@@ -37,6 +39,9 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_S = 0.5
 YIELDS = 1
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch."""
+
+WARM_SHARE = 0.05
+"""Of the device's time, at most, goes to keeping an idle engine warm: what takes longer would be in somebody's way."""
 
 DEVICE_LOST = 74  # exit status, as EX_IOERR
 
@@ -63,21 +68,29 @@ def main() -> None:
     config = PolicyConfig(max_batch=settings.max_batch)
     clock_ns = time.monotonic_ns
     pulse = Pulse(context.pulse_file, int(settings.hang_s * 1e9))
-    engine = Engine(
-        front_ends,
-        device,
-        loaded.models,
-        reports,
-        counting,
-        config,
-        clock_ns,
-        pulse,
-        _crowding(context, loaded),
-    )
+    rehearsing = partial(Rehearsal, device=device, config=config, clock_ns=clock_ns, pulse=pulse)
     try:
         if loaded.models and not context.ended:  # else clients wait for it already
             reports.say("rehearsing", clock_ns())
-            rehearse(context.rehearsal_socket, loaded.models, device, config, clock_ns, pulse)
+            with closing(rehearsing(context.rehearsal_socket, without_memory(loaded.models))) as rehearsal:
+                rehearsal.all()
+        pause_ns = int(settings.keep_warm_ms * 1e6)
+        exercise = (
+            rehearsing(context.rehearsal_socket, apart(loaded.models)) if pause_ns and loaded.models else None
+        )
+        engine = Engine(
+            front_ends,
+            device,
+            loaded.models,
+            reports,
+            counting,
+            config,
+            clock_ns,
+            pulse,
+            _crowding(context, loaded),
+            partial(exercise.one, pause_ns * WARM_SHARE) if exercise else None,
+            pause_ns,
+        )
         reports.serve(loaded.models, _detail(loaded))
         _settle_memory()
         _end_on_signal(engine, settings.drain_s)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +54,14 @@ class Bench:
     """An engine with three stages, and a front end that speaks to it between turns."""
 
     def __init__(
-        self, tmp_path: Path, stages: dict[int, Stage], cost_ms: float = 0.05, *, shares_cores: bool = False
+        self,
+        tmp_path: Path,
+        stages: dict[int, Stage],
+        cost_ms: float = 0.05,
+        *,
+        shares_cores: bool = False,
+        keep_warm: Callable[[], None] | None = None,
+        pause_ns: int = 0,
     ) -> None:
         published = publish_tiny_model(tmp_path / "models")
         self.front_ends = FrontEnds(tmp_path / "e.sock", EPOCH)
@@ -72,6 +81,8 @@ class Bench:
             time.monotonic_ns,
             Pulse(tmp_path / "pulse", 1),
             Crowding(tmp_path / "busy", 1, spare=0) if shares_cores else None,
+            keep_warm,
+            pause_ns,
         )
         self.reports.serve({model.key: model}, "")
         self.front_end = FrontEnd(tmp_path / "e.sock")
@@ -98,7 +109,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(stages: dict[int, Stage] | None = None, **options: float) -> Bench:
+    def make(stages: dict[int, Stage] | None = None, **options: Any) -> Bench:
         made.append(Bench(tmp_path, stages or {k: Stage() for k in range(3)}, **options))
         return made[-1]
 
@@ -144,6 +155,28 @@ def test_refinements_wait_while_a_front_end_has_no_pause_on_the_cores_that_it_ne
     loop.ends(time.monotonic_ns())
     it.turn_until(lambda: it.front_end.ends)
     assert it.front_end.ends[1] == "deepest"
+
+
+def test_only_an_idle_engine_keeps_itself_warm_and_then_again_and_again(bench):
+    pause_s, called = 0.02, []
+    it = bench(keep_warm=lambda: called.append(time.monotonic()), pause_ns=int(pause_s * 1e9))
+    end, jobs = time.monotonic() + 20 * pause_s, 0
+    loop = threading.Thread(target=it.engine.run)
+    loop.start()
+    sent = [time.monotonic()]
+    while time.monotonic() < end:  # jobs that end within one turn of the loop
+        jobs += 1
+        it.front_end.send(job(jobs))
+        sent.append(time.monotonic())
+        time.sleep(pause_s / 10)
+    stalls = sum(later - earlier for earlier, later in pairwise(sent) if later - earlier > pause_s / 2)
+    assert len(called) <= 1 + stalls / pause_s
+    called.clear()
+    time.sleep(10 * pause_s)
+    it.engine.drain(0)
+    loop.join()
+    assert len(called) > 1
+    assert min(later - earlier for earlier, later in pairwise(called)) >= pause_s
 
 
 @pytest.mark.parametrize("act", [out_of_memory, not_a_number])

@@ -367,6 +367,18 @@ def test_the_blocking_cap_keeps_long_launches_away_from_tight_traffic():
     assert device.outcome("patient") == "overload"
 
 
+def test_a_stream_keeps_away_from_tight_traffic_too_but_not_from_some_that_may_come():
+    for tight, last in ((40, 1), (2, 2)):
+        device = one_model(costs=(0.2, 0.8, 30.0))
+        for key in range(tight):
+            device.run(key * 5 * MS)
+            device.arrive(Job(key, "m", device.now + 10 * MS))
+            device.tick()
+        device.arrive(Job("stream", "m", device.now + 1000 * MS, every_stage=True))
+        device.drain()
+        assert device.stages["stream"] == list(range(last + 1))
+
+
 def test_budgets_that_nothing_could_meet_do_not_shorten_the_blocking_cap():
     device = one_model()
     for key in range(50):

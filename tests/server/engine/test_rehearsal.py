@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,31 +14,43 @@ from server.engine.device import Device
 from server.engine.latency import LatencyTable
 from server.engine.loading import LoadedModel, ladder_of
 from server.engine.policy import PolicyConfig
-from server.engine.rehearsal import JOBS, MODEL_NS, rehearse
+from server.engine.rehearsal import JOBS, MODEL_NS, Rehearsal, apart, without_memory
 from server.pulse import Pulse
 from tests.models import publish_tiny_model
 from tests.server.engine.test_engine import Stage, out_of_memory
 
 
+class Theatre:
+    """A model, and what a rehearsal of it needs."""
+
+    def __init__(self, tmp_path: Path, stages: dict[int, Stage], profiled_ns: float = 5e4) -> None:
+        published = publish_tiny_model(tmp_path / "models")
+        latency = LatencyTable({k: {1: profiled_ns} for k in stages}, 32)
+        self.model = LoadedModel(published, dict(stages), ladder_of(published, sorted(stages)), latency, {})
+        self.device = Device()
+        self.socket = tmp_path / "r.sock"
+        self.pulse = Pulse(tmp_path / "pulse", 10**9)
+
+    @contextmanager
+    def rehearsal(
+        self, copied: Callable[[dict[str, LoadedModel]], dict[str, LoadedModel]]
+    ) -> Iterator[Rehearsal]:
+        models = copied({self.model.key: self.model})
+        rehearsal = Rehearsal(self.socket, models, self.device, PolicyConfig(), time.monotonic_ns, self.pulse)
+        try:
+            yield rehearsal
+        finally:
+            rehearsal.close()
+            self.device.close()
+
+
 def rehearsed(tmp_path: Path, stages: dict[int, Stage]) -> tuple[LoadedModel, float]:
     """The model afterwards, and how many seconds it took."""
-    published = publish_tiny_model(tmp_path / "models")
-    latency = LatencyTable({k: {1: 5e4} for k in stages}, 32)
-    model = LoadedModel(published, dict(stages), ladder_of(published, sorted(stages)), latency, {})
-    device = Device()
+    theatre = Theatre(tmp_path, stages)
     began = time.monotonic()
-    try:
-        rehearse(
-            tmp_path / "r.sock",
-            {model.key: model},
-            device,
-            PolicyConfig(),
-            time.monotonic_ns,
-            Pulse(tmp_path / "pulse", 10**9),
-        )
-    finally:
-        device.close()
-    return model, time.monotonic() - began
+    with theatre.rehearsal(without_memory) as rehearsal:
+        rehearsal.all()
+    return theatre.model, time.monotonic() - began
 
 
 def test_every_stage_runs_often_and_nothing_is_learnt_of_it(tmp_path: Path) -> None:
@@ -84,3 +98,33 @@ def test_a_lost_device_is_told(tmp_path: Path) -> None:
     with pytest.raises(DeviceLost):
         rehearsed(tmp_path, {k: Stage(lose) for k in range(3)})
     assert not (tmp_path / "r.sock").exists()
+
+
+def test_one_more_job_is_a_first_rung_and_nothing_is_learnt_of_it(tmp_path: Path) -> None:
+    stages = {k: Stage() for k in range(3)}
+    theatre = Theatre(tmp_path, stages)
+    with theatre.rehearsal(apart) as rehearsal:
+        for _ in range(5):
+            rehearsal.one(longest_ns=1e6)
+    assert [stages[k].batches for k in range(3)] == [[1] * 5, [], []]
+    assert theatre.model.latency.factor == LatencyTable({0: {1: 5e4}}, 32).factor
+
+
+def test_a_model_that_would_be_in_the_way_for_long_has_none(tmp_path: Path) -> None:
+    stages = {k: Stage() for k in range(3)}
+    with Theatre(tmp_path, stages, profiled_ns=2e6).rehearsal(apart) as rehearsal:
+        rehearsal.one(longest_ns=1e6)
+    assert not stages[0].batches
+
+
+def test_a_stage_that_fails_in_one_more_job_is_left_to_the_engine_itself(tmp_path: Path) -> None:
+    """Which goes on with the others when it finds out."""
+    stages = {0: Stage(out_of_memory), 1: Stage(), 2: Stage()}
+    theatre = Theatre(tmp_path, stages)
+    with theatre.rehearsal(apart) as rehearsal:
+        for _ in range(3):
+            rehearsal.one(longest_ns=1e6)
+    assert len(stages[0].batches) == 1
+    assert len(stages[1].batches) == 3
+    assert sorted(theatre.model.runners) == theatre.model.ladder.usable == [0, 1, 2]
+    assert not theatre.model.failed
