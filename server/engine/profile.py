@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -76,15 +75,12 @@ def measure(
 ) -> dict[RowKey, dict[int, float]]:
     """Time every cell: small batches of all rows first, so that when the time is used up only large ones are missing.
 
-    The rows take turns, in an order by chance, as launches follow each other in service: each after one that has taken
-    its caches. The same launch again and again is faster than any schedule could keep to.
-
     Args:
         rows: what is timed at each batch size: stages, or stages on runtimes.
         batches: sizes, ascending.
         run: runs a row at a batch size once.
         clock_ns: a monotonic clock.
-        on_progress: told (row, batch) before each cell, and before each slow run.
+        on_progress: told (row, batch) before each cell.
         is_settled: asked whether a row needs no more of its cells, with all that were timed.
 
     Returns:
@@ -92,46 +88,30 @@ def measure(
         table.
     """
     cells: dict[RowKey, dict[int, float]] = {row: {} for row in rows}
-    chance = random.Random(0)
-    until_ns = clock_ns() + BUDGET_NS
+    started = clock_ns()
     for batch in batches:
-        samples: dict[RowKey, list[int]] = {}
-        planned_ns = 0.0
         for row, done in cells.items():
-            row_ns = FEW_SAMPLES * 2 * max(done.values(), default=0.0)
-            if done and (clock_ns() + planned_ns + row_ns > until_ns or is_settled(row, cells)):
+            expected_ns = 2 * max(done.values(), default=0.0)
+            left_ns = started + BUDGET_NS - clock_ns()
+            if done and (FEW_SAMPLES * expected_ns > left_ns or is_settled(row, cells)):
                 continue
-            planned_ns += row_ns
-            samples[row] = []
-        _time_in_turns(samples, batch, run, clock_ns, on_progress, chance)
-        for row, known in samples.items():
-            cells[row][batch] = max(statistics.median(known), 1.0)
+            on_progress(row, batch)
+            done[batch] = _time_cell(lambda r=row, b=batch: run(r, b), clock_ns)  # type: ignore[misc]
     return cells
 
 
-def _time_in_turns(
-    samples: dict[RowKey, list[int]],
-    batch: int,
-    run: Callable[[RowKey, int], object],
-    clock_ns: Callable[[], int],
-    on_progress: Callable[[RowKey, int], None],
-    chance: random.Random,
-) -> None:
-    """A few samples of each row, fewer where one is slow; the first run of a shape only prepares memory."""
-    slow: set[RowKey] = set()
-    for number in range(SAMPLES + 1):
-        for row in chance.sample(list(samples), len(samples)):
-            if row in slow and number > FEW_SAMPLES:
-                continue
-            if row in slow or not number:
-                on_progress(row, batch)
-            begin = clock_ns()
-            run(row, batch)
-            took_ns = clock_ns() - begin
-            if number:
-                samples[row].append(took_ns)
-            elif took_ns > SLOW_NS:
-                slow.add(row)
+def _time_cell(run: Callable[[], object], clock_ns: Callable[[], int]) -> float:
+    """Median of a few runs, fewer where one is slow; the first run of a shape only prepares memory."""
+    samples: list[int] = []
+    begin = clock_ns()
+    run()
+    first_ns = clock_ns() - begin
+    wanted = FEW_SAMPLES if first_ns > SLOW_NS else SAMPLES
+    while len(samples) < wanted:
+        begin = clock_ns()
+        run()
+        samples.append(clock_ns() - begin)
+    return max(statistics.median(samples), 1.0)
 
 
 def path_of(state_dir: Path, key: Mapping[str, str]) -> Path:
