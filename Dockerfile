@@ -1,5 +1,6 @@
 # The serving image: the serve group of pyproject.toml at hashed versions, the packages that serve, the shipped model.
-# No torch, no compiler, no shell tools beyond the base image's. Written for the classic builder too.
+# No torch, no compiler, no shell tools beyond the base image's: the policy is compiled where it is built. Written for
+# the classic builder too.
 
 FROM python:3.11-slim-bookworm AS build
 COPY constraints/serve.txt /build/serve.txt
@@ -9,6 +10,14 @@ RUN python -m venv /opt/anytime \
 COPY deploy/ready.py /app/ready.py
 COPY model_repo /app/model_repo
 COPY server /app/server
+COPY constraints/compile.txt deploy/compile.py /build/deploy/
+# Where there are no packages to be had, the policy runs from its sources: deploy/compile.py says so.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev || echo "no C compiler"
+RUN ln -s /app/server /build/server \
+    && python -m venv /opt/compiler \
+    && /opt/compiler/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /build/deploy/compile.txt \
+    && ANYTIME_COMPILED=/opt/anytime/share/anytime /opt/compiler/bin/python /build/deploy/compile.py
 # The root file system is read-only when it runs, so the bytecode is made here.
 RUN /opt/anytime/bin/python -m compileall -q /app && install -d -m 0755 /state
 

@@ -29,10 +29,10 @@ PIP := $(BIN)python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
-serve: $(VENV)/.serve ## start the service with the shipped model (PORT=, HOST=, ARGS=)
+serve: $(VENV)/.serve $(VENV)/.compiled ## start the service with the shipped model (PORT=, HOST=, ARGS=)
 	$(BIN)python -m server --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(VENV)/.test ## run every test (ARGS= goes to pytest)
+test: $(VENV)/.test $(VENV)/.compiled ## run every test (ARGS= goes to pytest)
 	$(BIN)python -m pytest $(ARGS)
 
 check: $(VENV)/.test ## ruff, mypy --strict, import contracts, Dockerfile and compose file
@@ -51,22 +51,22 @@ export: $(VENV)/.train ## publish the finished run RUN= as a served model (DATA=
 
 bench: bench-serve bench-overload bench-accuracy ## every measurement over HTTP on this machine
 
-bench-serve: $(VENV)/.bench ## sequential requests beside a bare endpoint; the front end's cost
+bench-serve: $(VENV)/.bench $(VENV)/.compiled ## sequential requests beside a bare endpoint; the front end's cost
 	$(BIN)python -m loadtest serve $(ARGS)
 
-bench-overload: $(VENV)/.bench ## open-loop load at multiples of capacity
+bench-overload: $(VENV)/.bench $(VENV)/.compiled ## open-loop load at multiples of capacity
 	$(BIN)python -m loadtest overload $(ARGS)
 
-bench-replay: $(VENV)/.bench ## the same arrivals into a real engine process, without HTTP
+bench-replay: $(VENV)/.bench $(VENV)/.compiled ## the same arrivals into a real engine process, without HTTP
 	$(BIN)python -m loadtest replay --out docs/results $(ARGS)
 
-bench-accuracy: $(VENV)/.bench ## every test image once over HTTP, without hurry
+bench-accuracy: $(VENV)/.bench $(VENV)/.compiled ## every test image once over HTTP, without hurry
 	$(BIN)python -m loadtest accuracy $(ARGS)
 
 bench-engines: $(VENV)/.engines ## every installed runtime beside torch, per stage and batch (ARGS=--quick: a first look)
 	$(BIN)python -m loadtest engines --out docs/results $(ARGS)
 
-bench-schedule: $(VENV)/.bench ## the scheduler, baselines and bounds in the simulator (ARGS=--quick: a minute)
+bench-schedule: $(VENV)/.bench $(VENV)/.compiled ## the scheduler, baselines and bounds in the simulator (ARGS=--quick: a minute)
 	$(BIN)python -m loadtest schedule --out docs/results/scheduling.md $(ARGS)
 
 bench-train: $(VENV)/.train ## images/s of the training step beside a plain PyTorch loop (ARGS=)
@@ -85,6 +85,8 @@ lock: $(VENV)/.test ## resolve constraints/ anew (ARGS=--upgrade takes newer ver
 	sed -i -E '/^(nvidia-|cuda-|triton)/d' constraints/all.txt
 	$(RESOLVE) --extra serve --generate-hashes --constraint constraints/all.txt \
 		--output-file constraints/serve.txt pyproject.toml
+	$(RESOLVE) --extra compile --generate-hashes --constraint constraints/all.txt \
+		--output-file constraints/compile.txt pyproject.toml
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
@@ -99,6 +101,14 @@ $(BIN)python:
 $(VENV)/.serve: constraints/serve.txt | $(BIN)python
 	@echo 'Installing the serve group into $(VENV) (half a minute to two minutes, once)'
 	$(PIP) --require-hashes -r $<
+	@touch $@
+
+# Only where there is a C compiler; without it the policy runs from its sources.
+$(VENV)/.compiled: constraints/compile.txt deploy/compile.py server/compiled.py $(wildcard server/engine/*.py) | $(BIN)python
+	@if $(BIN)python deploy/compile.py --check; then \
+		echo 'Compiling the policy (half a minute, once and after changes)'; \
+		$(PIP) --require-hashes -r $< && $(BIN)python deploy/compile.py; \
+	fi
 	@touch $@
 
 $(VENV)/.train: GROUPS := train

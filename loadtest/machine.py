@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from server import compiled
+
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _PACKAGES = (
     "fastapi",
@@ -46,6 +48,11 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
+def _policy() -> str:
+    place = compiled.folder()
+    return "compiled" if place and place.is_dir() else "from its sources"
+
+
 def describe_machine() -> dict[str, Any]:
     """JSON values; the load average is of the moment of the call."""
     name, flags = _processor(Path("/proc/cpuinfo").read_text())
@@ -57,6 +64,7 @@ def describe_machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": {package: version for package, version in versions.items() if version},
+        "policy": _policy(),
         "commit": _commit(),
         "load_average": os.getloadavg()[0],
     }
@@ -68,6 +76,6 @@ def machine_line(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores ({flags}); Linux {machine['kernel']}, "
-        f"Python {machine['python']}, {versions}; commit {machine['commit']}; "
+        f"Python {machine['python']}, {versions}; policy {machine['policy']}; commit {machine['commit']}; "
         f"load average at start {machine['load_average']:.2f}"
     )

@@ -34,6 +34,7 @@ class Ladder:
         gains: Mapping[str, Mapping[str, Sequence[float]]],
         usable: Sequence[int] | None = None,
     ) -> None:
+        self._made_of = names, accuracies, gain_bin_edges, gains
         self.names = tuple(names)
         self.usable = sorted(range(len(names)) if usable is None else usable)
         self._deepest = self.usable[-1] if self.usable else 0
@@ -41,6 +42,10 @@ class Ladder:
         self._accuracies = {mask: accuracies[key] for mask, key in keys.items() if key in accuracies}
         self._gains = gains
         self._inner_edges = tuple(gain_bin_edges[1:-1])
+
+    def copy(self) -> Ladder:
+        """One that loses rungs without this."""
+        return Ladder(*self._made_of, usable=list(self.usable))
 
     @property
     def first(self) -> int:

@@ -100,6 +100,7 @@ class LatencyTable:
         overhead_ns: int = OVERHEAD_NS,
         first_tail_ns: int = FIRST_TAIL_NS,
     ) -> None:
+        self._made_of = profile, max_batch, runs_as, overhead_ns, first_tail_ns
         self.max_batch = max_batch
         self.buckets = buckets_up_to(max_batch)
         self.tail_ns = first_tail_ns
@@ -121,6 +122,10 @@ class LatencyTable:
         self._left_over = _Recent()
         self._last_excesses: deque[float] = deque(maxlen=3)
         self._raised_ns = 0.0
+
+    def anew(self) -> LatencyTable:
+        """One that has learnt nothing yet."""
+        return LatencyTable(*self._made_of)
 
     def ns(self, stage: int, batch: int) -> int:
         """High estimate of one launch of `batch` images: it may be promised."""
@@ -259,7 +264,7 @@ class LatencyTable:
 
 def _as_run(table: Sequence[float], runs_as: Sequence[Sequence[int]]) -> Sequence[float]:
     """Nanoseconds by batch 0 …, of the sizes that it is run in; never falling."""
-    return list(accumulate((sum(table[size] for size in sizes) for sizes in runs_as), max))
+    return list(accumulate([sum(table[size] for size in sizes) for sizes in runs_as], max))
 
 
 def _interpolate(cells: Mapping[int, float], max_batch: int) -> Sequence[float]:

@@ -16,7 +16,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from server import logs
+from server import compiled, logs
 from server.busy import Crowding
 from server.child import HANGS_TO_BE_LEFT_OUT, ChildContext, enter
 from server.engine import backends
@@ -179,7 +179,13 @@ def _detail(loaded: Loaded) -> str:
 
 
 def _summary(epoch: int, loaded: Loaded) -> dict[str, object]:
-    return {"epoch": epoch, "models": list(loaded.models), "unserved": loaded.unserved, "notes": loaded.notes}
+    return {
+        "epoch": epoch,
+        "models": list(loaded.models),
+        "unserved": loaded.unserved,
+        "notes": loaded.notes,
+        "policy": "compiled" if compiled.in_use() else "from its sources",
+    }
 
 
 def _settle_memory() -> None:

@@ -12,7 +12,6 @@ import itertools
 import socket
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,7 +105,7 @@ class Rehearsal:
 
 def without_memory(models: dict[str, LoadedModel]) -> dict[str, LoadedModel]:
     """The same models: a stage that fails there is out of use here too. But nothing is learnt of how long they take."""
-    return {key: replace(model, latency=deepcopy(model.latency)) for key, model in models.items()}
+    return {key: replace(model, latency=model.latency.anew()) for key, model in models.items()}
 
 
 def apart(models: dict[str, LoadedModel]) -> dict[str, LoadedModel]:
@@ -115,8 +114,8 @@ def apart(models: dict[str, LoadedModel]) -> dict[str, LoadedModel]:
         key: replace(
             model,
             runners=dict(model.runners),
-            ladder=deepcopy(model.ladder),
-            latency=deepcopy(model.latency),
+            ladder=model.ladder.copy(),
+            latency=model.latency.anew(),
             failed=dict(model.failed),
         )
         for key, model in models.items()
