@@ -132,7 +132,7 @@ class Engine:
         until_ns = self._reports.next_due_ns(self._device.busy, now_ns)
         if self._wake_ns is not None:
             until_ns = min(until_ns, self._wake_ns)
-        if self._keep_warm is not None and not self._jobs:
+        if self._keep_warm is not None and self._is_idle():
             until_ns = min(until_ns, self._warm_ns + self._pause_ns)
         while True:
             left_ns = max(0, until_ns - now_ns)
@@ -142,10 +142,18 @@ class Engine:
                 return
 
     def _stay_warm(self) -> None:
-        if self._keep_warm is None or self._jobs or self._clock_ns() < self._warm_ns + self._pause_ns:
+        if (
+            self._keep_warm is None
+            or not self._is_idle()
+            or self._clock_ns() < self._warm_ns + self._pause_ns
+        ):
             return
         self._keep_warm()
         self._warm_ns = self._clock_ns()
+
+    def _is_idle(self) -> bool:
+        # A launch may go on when nobody waits for it any more: it has the device, and the watcher's eye.
+        return not self._jobs and not self._device.busy
 
     def _drained(self) -> bool:
         if self._drain_until_ns is None:

@@ -179,6 +179,31 @@ def test_only_an_idle_engine_keeps_itself_warm_and_then_again_and_again(bench):
     assert min(later - earlier for earlier, later in pairwise(called)) >= pause_s
 
 
+def test_an_engine_with_a_launch_that_nobody_waits_for_any_more_is_not_idle(bench):
+    began, go_on, called = threading.Event(), threading.Event(), []
+
+    def slowly(pixels):
+        began.set()
+        assert go_on.wait(10)
+        return Stage().run(pixels)
+
+    it = bench({0: Stage(slowly)}, cost_ms=50, keep_warm=lambda: called.append(1), pause_ns=1)
+    it.front_end.send(job(1))
+    loop = threading.Thread(target=it.engine.run)
+    loop.start()
+    assert began.wait(10)
+    it.front_end.send(Cancel(1))
+    called.clear()
+    time.sleep(0.3)
+    during = len(called)
+    go_on.set()
+    time.sleep(0.3)
+    it.engine.drain(0)
+    loop.join()
+    assert during == 0
+    assert called
+
+
 @pytest.mark.parametrize("act", [out_of_memory, not_a_number])
 def test_a_stage_that_fails_while_serving_leaves_the_ladder_and_the_jobs_go_on(bench, act):
     broken = Stage(act)
