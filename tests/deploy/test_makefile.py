@@ -24,6 +24,9 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(ROOT / "constraints", tmp_path / "constraints")
+    for source in ("deploy/compile.py", "server/compiled.py"):
+        (tmp_path / source).parent.mkdir()
+        shutil.copy(ROOT / source, tmp_path / source)
     return tmp_path
 
 
@@ -58,6 +61,11 @@ def test_serving_installs_hashed_pins_and_no_other_group(checkout: Path) -> None
     assert "--require-hashes -r constraints/serve.txt" in printed
     assert "--editable" not in printed
     assert "torch" not in printed
+
+
+def test_what_compiles_the_policy_is_installed_by_its_hashes_too(checkout: Path) -> None:
+    assert "--require-hashes -r constraints/compile.txt" in make(checkout, "-n", "serve").stdout
+    assert "compile" not in make(checkout, "-n", "train").stdout
 
 
 def test_training_does_not_install_what_only_tests_need(checkout: Path) -> None:
