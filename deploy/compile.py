@@ -43,7 +43,8 @@ def build(place: Path) -> None:
         for source in sources():
             shutil.copy(source, engine)
         files = sorted(map(str, engine.glob("[!_]*.py")))
-        options = ["--ignore-missing-imports", "--follow-imports=silent"]
+        # What is installed beside must not matter: in the image's build numpy is not.
+        options = ["--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent"]
         # More optimisation by the compiler gains nothing here, and takes longer.
         modules = mypycify([*options, *files], opt_level="1", group_name=SHARED)
         arguments = ["--quiet", "build_ext", "--build-lib", "built", "--build-temp", "objects"]

@@ -25,6 +25,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from server.engine.ladder import Ladder
 from server.engine.latency import LatencyTable
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 # A ladder's cost may be anything from microseconds to seconds, so the grid is wide: 12 prices a decade.
 GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
