@@ -106,7 +106,7 @@ $(VENV)/.serve: constraints/serve.txt | $(BIN)python
 # Only where there is a C compiler; without it the policy runs from its sources.
 $(VENV)/.compiled: constraints/compile.txt deploy/compile.py server/compiled.py $(wildcard server/engine/*.py) | $(BIN)python
 	@if $(BIN)python deploy/compile.py --check; then \
-		echo 'Compiling the policy (half a minute, once and after changes)'; \
+		echo 'Compiling the policy (a quarter of a minute, once and after changes)'; \
 		$(PIP) --require-hashes -r $< && $(BIN)python deploy/compile.py; \
 	fi
 	@touch $@
