@@ -22,6 +22,7 @@ from loadtest.machine import describe_machine, machine_line
 from loadtest.overload import bench as bench_overload
 from loadtest.overload.hindsight import open_hindsight
 from loadtest.plan import Target
+from loadtest.progress import narrator
 from loadtest.published import read_model
 from loadtest.replay import command as replay_command
 from loadtest.rig import REPOSITORY, RUNS, Rig, SenderLate, default_images
@@ -166,6 +167,7 @@ def _rig(options: argparse.Namespace, folder: Path) -> Rig:
         options.model,
         probe_s=options.probe_seconds,
         probes=options.probes,
+        say=narrator(),
     )
 
 

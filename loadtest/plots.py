@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest.overload.bench import OverloadFigures
-from loadtest.overload.rows import Load, Row
+from loadtest.overload.rows import Load, Row, rate_of
 
 _TITLE_WIDTH = 100  # characters that fit beside each other
 _LINES = {
@@ -24,9 +24,10 @@ def _by_load(figures: OverloadFigures) -> dict[Load, list[Row]]:
     return {load: [row for row in figures.rows if row.load == load] for load in loads}
 
 
-def _label(load: Load) -> str:
-    reached = f"\n(capped: {load.reached:.2f}×)" if load.capped else ""
-    return f"{load.multiple:g}×\n{load.rate:.0f}/s{reached}"
+def _label(rows: Sequence[Row]) -> str:
+    reached = np.mean([row.load.reached for row in rows])
+    capped = f"\n(capped: {reached:.2f}×)" if any(row.load.capped for row in rows) else ""
+    return f"{rows[0].load.multiple:g}×\n{rate_of(rows):.0f}/s{capped}"
 
 
 def _draw_shares(axes: Axes, groups: dict[Load, list[Row]]) -> None:
@@ -77,7 +78,7 @@ def draw_overload(figures: OverloadFigures, path: Path) -> None:
     _draw_shares(left, groups)
     _draw_mix(right, groups, figures.model.stage_names)
     for axes in (left, right):
-        axes.set_xticks(np.arange(len(groups)), [_label(load) for load in groups])
+        axes.set_xticks(np.arange(len(groups)), [_label(rows) for rows in groups.values()])
         axes.set_xlabel("load: multiple of capacity, requests/s")
     reasons = "\n".join(
         textwrap.wrap("VOID: " + "; ".join(figures.void).replace(" %", "\u00a0%"), _TITLE_WIDTH)

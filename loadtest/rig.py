@@ -14,10 +14,12 @@ from loadtest.arrivals import poisson
 from loadtest.capacity import DEADLINE_MS, PROBES, Found, highest_rate
 from loadtest.images import LabelledImages
 from loadtest.plan import Plan, Target, back_to_back, make_plan
+from loadtest.progress import Say, quiet
 from loadtest.published import Published, read_model
 from loadtest.records import Outcome, Run
 from loadtest.servers import RunningServer, Server, ServerSettings, anytime_server
 from loadtest.summary import in_time
+from loadtest.tables import percent
 from loadtest.trial import Bench, carry_out, measure
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -40,7 +42,9 @@ def default_images() -> Path:
 
 @dataclass
 class Rig:
-    """`folder` receives raw records, logs and the server's state; `repeats` counts void runs over all."""
+    """`folder` receives raw records, logs and the server's state; `repeats` counts void runs over all; `say` is told of
+    every run.
+    """
 
     images: LabelledImages
     bench: Bench
@@ -50,6 +54,7 @@ class Rig:
     repeats: int = 0
     probe_s: float = _SHORTEST_PROBE_S
     probes: int = PROBES
+    say: Say = quiet
     _servers: int = field(default=0, repr=False)
 
     @contextmanager
@@ -84,6 +89,7 @@ class Rig:
         run = measure(plan, self.bench, ladder)
         self.repeats += run.facts["repeats"]
         run.save(self.folder / f"{name}.npz")
+        self.say(f"{name}: {percent(float(in_time(run.records).mean()))} of {len(plan)} in time")
         return run
 
     def sequential(self, target: Target, order: NDArray[np.int32], deadline_ms: float) -> Run:

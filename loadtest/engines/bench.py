@@ -7,7 +7,7 @@ In process, not over HTTP: it measures what a launch costs, and nothing of the s
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from loadtest.engines import torch_contender
 from loadtest.engines.contender import Order, Ready, Reply, open_model, serve
+from loadtest.progress import Say
 from server.engine.choosing import difference
 from server.settings import BackendName
 
@@ -147,7 +148,7 @@ class Line:
         self._connection.close()
 
 
-def bench_engines(plan: Plan, names: Sequence[str], say: Callable[[str], None]) -> Figures:
+def bench_engines(plan: Plan, names: Sequence[str], say: Say) -> Figures:
     """Measure the contenders of those names; `say` is told what is being done.
 
     Raises the repository's errors where there is no such model, ContenderDied where a contender dies in the middle.

@@ -1,11 +1,10 @@
 """`python -m loadtest engines`: its options, and the report that comes of them."""
 
 import argparse
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from loadtest.progress import narrator
 from loadtest.rig import REPOSITORY
 
 QUICK_ROUNDS, QUICK_SECONDS = 2, 0.05
@@ -51,13 +50,8 @@ def run(options: argparse.Namespace, cpus: tuple[int, ...]) -> tuple[str, dict[s
     names = options.contenders or bench.contender_names()
     left_out = [name for name in names if options.quick and name.startswith("torch.compile")]
     names = [name for name in names if name not in left_out]
-    begun = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - begun:6.0f} s  {what}", file=sys.stderr)
-
     try:
-        figures = bench.bench_engines(plan, names, say)
+        figures = bench.bench_engines(plan, names, narrator())
     except (RepositoryError, bench.ContenderDied) as error:
         raise EnginesFailed(str(error)) from error
     if not figures.contenders:

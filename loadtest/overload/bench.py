@@ -1,21 +1,22 @@
 """Deadlines of 50 ms under 0.5 to 3 times the capacity, over HTTP.
 
-Capacity, front-end ceiling and null-engine ceiling are measured before and after; loads are capped at 80 %
-of the ceiling, beyond which HTTP judges only goodput. Beside them: the same loads with the scheduler pinned to each
-stage, loads above the ceiling, and deadlines of 10 ms.
+What is compared is measured in one block (blocks.py): for each seed every load with the scheduler free and pinned to
+the stage that was best there in a survey. Loads are capped at 80 % of the front-end ceiling, beyond which HTTP judges
+only goodput; around it there are blocks of their own, and one with deadlines of 10 ms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from loadtest.capacity import CAPACITY_SHARE, CEILING_SHARE, DEADLINE_MS, MAX_DRIFT, Found, drift, drifted
+from loadtest.capacity import CAPACITY_SHARE, CEILING_SHARE, DEADLINE_MS, Found
+from loadtest.overload.blocks import Block, steady
 from loadtest.overload.goals import goals
 from loadtest.overload.goals import table as goal_table
 from loadtest.overload.hindsight import Hindsight
-from loadtest.overload.rows import CEILING_PART, Load, Row
+from loadtest.overload.rows import CEILING_PART, Load, Row, rate_of
 from loadtest.published import Published
 from loadtest.rig import Rig
 from loadtest.servers import RunningServer
@@ -23,10 +24,11 @@ from loadtest.summary import in_time, right, summarise
 from loadtest.tables import FIGURES, figures_row, markdown, milliseconds, percent
 
 MULTIPLES = (0.5, 1.0, 1.5, 3.0)
-BEYOND = (0.8, 1.0, 1.5, 3.0)  # of the ceiling; one sender cannot send ten times what the service can answer
+AROUND = (0.8, 1.0, 1.5, 3.0)  # of the ceiling; one sender cannot send ten times what the service can answer
 TIGHT_MS = 10.0
 TIGHT_MULTIPLE = 0.5
 TIGHT_SEEDS = (1, 2, 3, 4, 5)
+SURVEY_SEED, SURVEY_S = 0, 5.0
 PUNCTUAL_BOUND = 0.95
 
 
@@ -35,55 +37,49 @@ class NoCapacity(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Requests per second: with the server pinned to the last rung, to the first, and with a null engine."""
-
-    capacity: Found
-    ceiling: Found
-    null_ceiling: Found
-
-    def found(self) -> tuple[Found, ...]:
-        """In the order of rates()."""
-        return self.capacity, self.ceiling, self.null_ceiling
-
-    def rates(self) -> dict[str, float]:
-        """By the names that reports use."""
-        return {
-            "capacity": self.capacity.rate,
-            "front-end ceiling": self.ceiling.rate,
-            "null-engine ceiling": self.null_ceiling.rate,
-        }
-
-
-@dataclass(frozen=True)
 class OverloadFigures:
-    """Everything that `overload` measures."""
+    """Everything that `overload` measures.
+
+    Attributes:
+        null_ceiling: the front end's ceiling with an engine that computes nothing.
+        survey: short runs pinned to each stage; they choose the stages of `blocks`.
+        blocks: for each seed every load, free and pinned.
+        tight: deadlines of 10 ms.
+        around: for each seed loads around the front-end ceiling.
+    """
 
     model: Published
-    before: Limits
-    after: Limits
-    rows: tuple[Row, ...]
-    fixed: tuple[Row, ...] = ()
-    beyond: tuple[Row, ...] = ()
-    tight: tuple[Row, ...] = ()
+    null_ceiling: Found
+    survey: tuple[Row, ...]
+    blocks: tuple[Block, ...]
+    tight: Block
+    around: tuple[Block, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Of the blocks, with the scheduler free."""
+        return tuple(row for block in self.blocks for row in block.rows if not row.pinned)
+
+    @property
+    def fixed(self) -> tuple[Row, ...]:
+        """Of the blocks, with the scheduler pinned."""
+        return tuple(row for block in self.blocks for row in block.rows if row.pinned)
+
+    @property
+    def ceiling_rows(self) -> tuple[Row, ...]:
+        """Around the ceiling."""
+        return tuple(row for block in self.around for row in block.rows)
+
+    def every_block(self) -> tuple[Block, ...]:
+        """In the order of their measurement."""
+        return (*self.blocks, self.tight, *self.around)
 
     @property
     def void(self) -> tuple[str, ...]:
         """Reasons why the figures do not count; empty when they do."""
-        pairs = zip(self.before.rates().items(), self.after.rates().values(), strict=True)
-        reasons = [
-            f"{name} drifted by {percent(drift(early, late), 1)}, more than {percent(MAX_DRIFT, 0)}"
-            for (name, early), late in pairs
-            if drifted(early, late)
-        ]
-        reasons += [
-            f"the {name} was not bracketed: {found}"
-            for limits in (self.before, self.after)
-            for name, found in zip(limits.rates(), limits.found(), strict=True)
-            if not found.bracketed
-        ]
-        measured = (*self.rows, *self.fixed, *self.tight)
+        measured = (*self.rows, *self.fixed, *self.tight.rows)
         late_runs = sum(not row.summary.sender_kept_time for row in measured)
+        reasons = [reason for block in self.every_block() for reason in block.void]
         return (*reasons, *([f"the sender stayed late in {late_runs} runs"] if late_runs else []))
 
     def worst_in_time(self, multiple: float) -> float:
@@ -96,37 +92,25 @@ class OverloadFigures:
             "model": f"{self.model.name}@{self.model.version}",
             "deadline_ms": DEADLINE_MS,
             "void": list(self.void),
-            "before": self.before.rates(),
-            "after": self.after.rates(),
-            "probes": {
-                "before": {"capacity": self.before.capacity.probes, "ceiling": self.before.ceiling.probes},
-                "after": {"capacity": self.after.capacity.probes, "ceiling": self.after.ceiling.probes},
-            },
+            "null_engine_ceiling": self.null_ceiling.rate,
+            "blocks": [block.to_json() for block in self.every_block()],
             "runs": [row.to_json() for row in self.rows],
             "pinned_runs": [row.to_json() for row in self.fixed],
-            "runs_beyond_the_ceiling": [row.to_json() for row in self.beyond],
-            "runs_with_10_ms": [row.to_json() for row in self.tight],
+            "survey_runs": [row.to_json() for row in self.survey],
+            "runs_around_the_ceiling": [row.to_json() for row in self.ceiling_rows],
+            "runs_with_10_ms": [row.to_json() for row in self.tight.rows],
         }
 
 
-def bounded_load(multiple: float, limits: Limits) -> Load:
-    """The multiple of capacity, or 80 % of the front-end ceiling if that is less."""
-    wanted, cap = multiple * limits.capacity.rate, CEILING_PART * limits.ceiling.rate
+def bounded_load(multiple: float, capacity: float, ceiling: float) -> Load:
+    """The multiple of capacity, or 80 % of the front-end ceiling if that is less; both in requests/s."""
+    wanted, cap = multiple * capacity, CEILING_PART * ceiling
     rate = min(wanted, cap)
     if not rate > 0:
         raise NoCapacity(
             "no rate passed: the server answers too few in time even when hardly anything is asked"
         )
-    return Load(multiple, rate, wanted > cap, rate / limits.capacity.rate)
-
-
-def measure_limits(rig: Rig, rungs: int, when: str) -> Limits:
-    """All three limits, each with a server of its own."""
-    return Limits(
-        rig.highest_rate(CAPACITY_SHARE, f"capacity-{when}", pin_rung=rungs),
-        rig.highest_rate(CEILING_SHARE, f"ceiling-{when}", pin_rung=1),
-        rig.highest_rate(CEILING_SHARE, f"null-ceiling-{when}", backend="null"),
-    )
+    return Load(multiple, rate, wanted > cap, rate / capacity)
 
 
 @dataclass(frozen=True)
@@ -137,22 +121,21 @@ class Runner:
     ladder: tuple[str, ...]
     seconds: float
     hindsight: Hindsight | None
+    survey: bool = False
 
-    def rows(
+    def row(
         self,
         server: RunningServer,
-        loads: Sequence[Load],
-        seeds: Sequence[int],
+        load: Load,
+        seed: int,
         deadline_ms: float = DEADLINE_MS,
         pinned: str = "",
-    ) -> tuple[Row, ...]:
-        """Seeds outside: a machine that slows down then hurts all loads alike."""
-        return tuple(self._row(server, load, seed, deadline_ms, pinned) for seed in seeds for load in loads)
-
-    def _row(self, server: RunningServer, load: Load, seed: int, deadline_ms: float, pinned: str) -> Row:
+    ) -> Row:
+        """One run."""
         plan = self.rig.poisson_plan(server, load.rate, self.seconds, seed, deadline_ms)
         before = server.cpu_ns()
-        name = [f"overload-{load.multiple:g}x", *(["ceiling"] if load.of_ceiling else []), pinned]
+        kind = "survey" if self.survey else "overload"
+        name = [f"{kind}-{load.multiple:g}x", *(["ceiling"] if load.of_ceiling else []), pinned]
         name += [f"{deadline_ms:g}ms"] if deadline_ms != DEADLINE_MS else []
         run = self.rig.measure(plan, "-".join(filter(None, [*name, f"seed{seed}"])), self.ladder)
         runs = 1 + run.facts["repeats"]
@@ -178,70 +161,138 @@ def bench_overload(
     multiples: Sequence[float] = MULTIPLES,
     hindsight: Hindsight | None = None,
 ) -> OverloadFigures:
-    """Limits, every load with every seed, what stands beside them, limits again.
-
-    The scheduler is pinned to each stage with the first seed, and with the others to the one that was best at a load.
+    """A survey of the stages, then block after block.
 
     Raises SenderLate or NoCapacity where there is nothing to measure by.
     """
     model = rig.ladder()
-    before = measure_limits(rig, len(model.rungs), "before")
-    loads = [bounded_load(multiple, before) for multiple in multiples]
+
+    def find_capacity() -> Found:
+        return rig.highest_rate(CAPACITY_SHARE, "capacity", pin_rung=len(model.rungs))
+
+    def find_ceiling() -> Found:
+        return rig.highest_rate(CEILING_SHARE, "ceiling", pin_rung=1)
+
+    null_ceiling = rig.highest_rate(CEILING_SHARE, "null-ceiling", backend="null")
+    ceiling, capacity = find_ceiling(), find_capacity()
     runner = Runner(rig, model.stage_names, seconds, hindsight)
-    above = [
-        Load(
-            m, m * before.ceiling.rate, False, m * before.ceiling.rate / before.capacity.rate, of_ceiling=True
+
+    def load_at(found: Found, multiple: float) -> Load:
+        # What the machine's speed does to the capacity it does to the ceiling.
+        return bounded_load(multiple, found.rate, ceiling.rate * found.rate / max(capacity.rate, 1e-9))
+
+    def loads_at(found: Found) -> list[Load]:
+        return [load_at(found, multiple) for multiple in multiples]
+
+    short = replace(runner, seconds=min(seconds, SURVEY_S), survey=True)
+    survey = pinned_rows(short, dict.fromkeys(model.stage_names, loads_at(capacity)), SURVEY_SEED)
+    best = loads_by_best_stage(survey)
+
+    def loads_of(seed: int) -> Callable[[Found], tuple[Row, ...]]:
+        return lambda found: (
+            *free_rows(runner, loads_at(found), [seed]),
+            *pinned_rows(runner, of_stages(best, loads_at(found)), seed),
         )
-        for m in BEYOND
+
+    def around(seed: int) -> Callable[[Found], tuple[Row, ...]]:
+        return lambda found: free_rows(runner, loads_around(found, capacity), [seed])
+
+    blocks = _chain("", "capacity", find_capacity, seeds, loads_of)
+    tight = steady(
+        f"{TIGHT_MS:g} ms",
+        "capacity",
+        find_capacity,
+        lambda found: free_rows(runner, [load_at(found, TIGHT_MULTIPLE)], TIGHT_SEEDS, TIGHT_MS),
+        blocks[-1].after,
+    )
+    by_ceiling = _chain("around the ceiling, ", "ceiling", find_ceiling, seeds, around)
+    return OverloadFigures(model, null_ceiling, survey, blocks, tight, by_ceiling)
+
+
+def _chain(
+    what: str,
+    limit: str,
+    search: Callable[[], Found],
+    seeds: Sequence[int],
+    measure: Callable[[int], Callable[[Found], tuple[Row, ...]]],
+) -> tuple[Block, ...]:
+    """A block for each seed; the limit after one is the limit before the next."""
+    blocks: list[Block] = []
+    for seed in seeds:
+        before = blocks[-1].after if blocks else None
+        blocks.append(steady(f"{what}seed {seed}", limit, search, measure(seed), before))
+    return tuple(blocks)
+
+
+def loads_around(ceiling: Found, capacity: Found) -> list[Load]:
+    """Multiples of the ceiling."""
+    if not ceiling.rate > 0:
+        raise NoCapacity("no rate passed that is answered by the first stage alone")
+    return [
+        Load(
+            multiple, multiple * ceiling.rate, False, multiple * ceiling.rate / capacity.rate, of_ceiling=True
+        )
+        for multiple in AROUND
     ]
-    with rig.server() as server:
-        rig.warm_up(server)
-        rows = runner.rows(server, loads, seeds)
-        tight = runner.rows(server, [bounded_load(TIGHT_MULTIPLE, before)], TIGHT_SEEDS, TIGHT_MS)
-        beyond = runner.rows(server, above, seeds)
-    fixed = pinned_rows(rig, runner, dict.fromkeys(model.stage_names, loads), seeds[:1])
-    if seeds[1:]:
-        fixed += pinned_rows(rig, runner, loads_by_best_stage(fixed), seeds[1:])
-    after = measure_limits(rig, len(model.rungs), "after")
-    return OverloadFigures(model, before, after, rows, fixed, beyond, tight)
 
 
-def pinned_rows(
-    rig: Rig, runner: Runner, loads: Mapping[str, Sequence[Load]], seeds: Sequence[int]
+def free_rows(
+    runner: Runner, loads: Sequence[Load], seeds: Sequence[int], deadline_ms: float = DEADLINE_MS
 ) -> tuple[Row, ...]:
+    """All loads with each seed, the scheduler free."""
+    with runner.rig.server() as server:
+        runner.rig.warm_up(server)
+        return tuple(runner.row(server, load, seed, deadline_ms) for seed in seeds for load in loads)
+
+
+def pinned_rows(runner: Runner, loads: Mapping[str, Sequence[Load]], seed: int) -> tuple[Row, ...]:
     """Loads by stage, each stage with a server of its own that is pinned to it."""
     rows: list[Row] = []
     for place, stage in enumerate(runner.ladder, 1):
         if stage in loads:
-            with rig.server(pin_rung=place) as server:
-                rig.warm_up(server)
-                rows += runner.rows(server, loads[stage], seeds, pinned=stage)
+            with runner.rig.server(pin_rung=place) as server:
+                runner.rig.warm_up(server)
+                rows += [runner.row(server, load, seed, pinned=stage) for load in loads[stage]]
     return tuple(rows)
 
 
-def loads_by_best_stage(fixed: Sequence[Row]) -> dict[str, list[Load]]:
+def loads_by_best_stage(survey: Sequence[Row]) -> dict[str, list[Load]]:
     """The loads at which a stage was the best to be pinned to."""
     found: dict[str, list[Load]] = {}
-    for load in dict.fromkeys(row.load for row in fixed):
-        best = max((row for row in fixed if row.load == load), key=lambda row: row.summary.effective_accuracy)
+    for load in dict.fromkeys(row.load for row in survey):
+        best = max(
+            (row for row in survey if row.load == load), key=lambda row: row.summary.effective_accuracy
+        )
         found.setdefault(best.pinned, []).append(load)
     return found
 
 
+def of_stages(best: Mapping[str, Sequence[Load]], loads: Sequence[Load]) -> dict[str, list[Load]]:
+    """The same loads by stage, at the rates that they have now."""
+    return {stage: [load for load in loads if load in chosen] for stage, chosen in best.items()}
+
+
 def _limits_table(figures: OverloadFigures) -> str:
-    before, after = figures.before.rates(), figures.after.rates()
     rows = [
-        [name, f"{before[name]:.0f}", f"{after[name]:.0f}", percent(drift(before[name], after[name]), 1)]
-        for name in before
+        [
+            block.name,
+            block.limit,
+            f"{block.before.rate:.0f}",
+            f"{block.after.rate:.0f}",
+            percent(block.drift, 1),
+            str(block.repeats),
+        ]
+        for block in figures.every_block()
     ]
-    return markdown(("Requests/s", "Before", "After", "Drift"), rows)
+    header = ("Block", "Limit", "Requests/s before", "After", "Drift", "Measured in vain before")
+    return markdown(header, rows)
 
 
 def _means_table(measured: Sequence[Row]) -> str:
     rows = []
     for load in dict.fromkeys(row.load for row in measured):
         runs = [row for row in measured if row.load == load]
-        cells = [str(load), f"{load.rate:.0f}"]
+        cells = [_load_name(runs), _rates(runs)]
         for name in ("attainment", "effective_accuracy", "accuracy_in_time", "refused"):
             values = [getattr(row.summary, name) for row in runs]
             cells.append(
@@ -255,52 +306,74 @@ def _means_table(measured: Sequence[Row]) -> str:
     return markdown((*header, "Refusal ms p99, worst seed", "CPU µs a request"), rows)
 
 
-def _fixed_table(figures: OverloadFigures) -> str:
-    """Effective accuracy (share in time) by load, free and pinned, with the first seed."""
-    seed = figures.rows[0].seed
+def _load_name(rows: Sequence[Row]) -> str:
+    """As bounded in any of the runs."""
+    return str(max((row.load for row in rows), key=lambda load: load.capped))
+
+
+def _rates(rows: Sequence[Row]) -> str:
+    rates = [row.load.rate for row in rows]
+    return f"{rate_of(rows):.0f} ({min(rates):.0f} to {max(rates):.0f})"
+
+
+def _survey_table(figures: OverloadFigures) -> str:
+    """Effective accuracy (share in time) by load and stage."""
     stages = figures.model.stage_names
     rows = []
+    for load in dict.fromkeys(row.load for row in figures.survey):
+        runs = {row.pinned: row for row in figures.survey if row.load == load}
+        told = [f"{percent(_effective(runs[s]))} ({percent(runs[s].summary.attainment)})" for s in stages]
+        rows.append([str(load), f"{rate_of(list(runs.values())):.0f}", *told])
+    return markdown(("Load", "Requests/s", *(f"{stage} only" for stage in stages)), rows)
+
+
+def _bounds_table(figures: OverloadFigures) -> str:
+    """Effective accuracy by load, mean of the seeds: ours, the stage that was best alone, and the bound."""
+    rows = []
     for load in dict.fromkeys(row.load for row in figures.rows):
-        cells = [str(load), f"{load.rate:.0f}"]
-        for pinned in ("", *stages):
-            runs = [
-                r
-                for r in (*figures.rows, *figures.fixed)
-                if (r.load, r.seed, r.pinned) == (load, seed, pinned)
-            ]
-            told = [
-                f"{percent(r.summary.effective_accuracy)} ({percent(r.summary.attainment)})" for r in runs
-            ]
-            cells.append(told[0] if told else "–")
-        bounds = [r.bound for r in figures.rows if (r.load, r.seed) == (load, seed) and r.bound is not None]
-        cells.append(percent(bounds[0]) if bounds else "–")
-        rows.append(cells)
-    return markdown(("Load", "Requests/s", "Anytime", *(f"{s} only" for s in stages), "Bound U2"), rows)
+        free = [row for row in figures.rows if row.load == load]
+        pinned = [row for row in figures.fixed if row.load == load]
+        bounds = [row.bound for row in free if row.bound is not None]
+        cells = [_load_name(free), _rates(free), percent(float(np.mean([_effective(row) for row in free])))]
+        cells.append(f"{pinned[0].pinned} {percent(float(np.mean([_effective(row) for row in pinned])))}")
+        rows.append([*cells, percent(float(np.mean(bounds))) if bounds else "–"])
+    return markdown(("Load", "Requests/s", "Anytime", "Best stage alone", "Bound U2"), rows)
+
+
+def _effective(row: Row) -> float:
+    return row.summary.effective_accuracy
 
 
 def _title(row: Row, figures: OverloadFigures) -> str:
     only = f", {row.pinned} only" if row.pinned else ""
-    return f"{row.load}{only}{f', {TIGHT_MS:g} ms' if row in figures.tight else ''}"
+    return f"{row.load}{only}{f', {TIGHT_MS:g} ms' if row in figures.tight.rows else ''}"
 
 
 def _beside(figures: OverloadFigures) -> list[str]:
     """The parts that stand beside the loads."""
-    parts = []
-    if figures.fixed:
-        parts += [
-            "",
-            (
-                "Pinned to one stage, same server, first seed: effective accuracy (in time). The bound is U2 with the "
-                "measured CPU time of front end and supervisor charged to the same core:"
-            ),
-            "",
-            _fixed_table(figures),
-        ]
-    if figures.beyond:
-        parts += ["", "At and beyond the front end's ceiling:", "", _means_table(figures.beyond)]
-    if figures.tight:
-        parts += ["", f"Deadlines of {TIGHT_MS:g} ms:", "", _means_table(figures.tight)]
-    return parts
+    return [
+        (
+            "Beside the stage that is best alone (same server, scheduler pinned to it) and the bound U2 with the "
+            "measured CPU time of front end and supervisor charged to the same core; effective accuracy:"
+        ),
+        "",
+        _bounds_table(figures),
+        "",
+        (
+            f"The survey that chose those stages, {figures.survey[0].summary.seconds:g} s a run: effective accuracy "
+            "(in time):"
+        ),
+        "",
+        _survey_table(figures),
+        "",
+        "Around the front end's ceiling:",
+        "",
+        _means_table(figures.ceiling_rows),
+        "",
+        f"Deadlines of {TIGHT_MS:g} ms:",
+        "",
+        _means_table(figures.tight.rows),
+    ]
 
 
 def render(figures: OverloadFigures) -> str:
@@ -311,7 +384,7 @@ def render(figures: OverloadFigures) -> str:
     if figures.void:
         verdict = "void"
     void = [f"**VOID: {reason}.**" for reason in figures.void]
-    every = (*figures.rows, *figures.fixed, *figures.beyond, *figures.tight)
+    every = (*figures.rows, *figures.fixed, *figures.ceiling_rows, *figures.tight.rows)
     rows = [figures_row(_title(row, figures), str(row.seed), row.summary, row.repeats) for row in every]
     lines = [
         *void,
@@ -319,7 +392,9 @@ def render(figures: OverloadFigures) -> str:
         (
             f"Model {figures.model.name}@{figures.model.version}, ladder {', '.join(figures.model.stage_names)}; "
             f"deadline {DEADLINE_MS:.0f} ms; Poisson arrivals for "
-            f"{figures.rows[0].summary.seconds:g} s a run; shares are of all offered requests."
+            f"{figures.rows[0].summary.seconds:g} s a run; shares are of all offered requests. Front-end ceiling with "
+            f"an engine that computes nothing: {figures.null_ceiling.rate:.0f} requests/s. What is compared was "
+            "measured in one block, between two searches for the limit that its loads are multiples of:"
         ),
         "",
         _limits_table(figures),
@@ -333,7 +408,8 @@ def render(figures: OverloadFigures) -> str:
             f"at least {percent(PUNCTUAL_BOUND, 0)}: {verdict}."
         ),
         "",
-        goal_table(goals(figures.rows, figures.fixed, figures.beyond, figures.tight)),
+        goal_table(goals(figures.rows, figures.fixed, figures.ceiling_rows, figures.tight.rows)),
+        "",
         *_beside(figures),
         "",
         "Every run:",

@@ -1,5 +1,6 @@
 """One run of the overload bench: its load, and what came of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,20 +17,21 @@ class Load:
     """A multiple of capacity, the rate that was really offered, and whether the ceiling is what bounds it.
 
     `reached` is the multiple that the rate amounts to. With `of_ceiling` it is the front-end ceiling that `multiple`
-    counts, and nothing bounds it.
+    counts, and nothing bounds it. Two loads are the same load if they are the same multiple, whatever the machine could
+    do at the time.
     """
 
     multiple: float
-    rate: float
-    capped: bool
-    reached: float
+    rate: float = field(compare=False)
+    capped: bool = field(compare=False)
+    reached: float = field(compare=False)
     of_ceiling: bool = False
 
     def __str__(self) -> str:
         if self.of_ceiling:
             return f"{self.multiple:g}× the ceiling"
         if not self.capped:
-            return f"{self.multiple:g}×, bound by the multiple"
+            return f"{self.multiple:g}×"
         return f"{self.multiple:g}×, bound by {CEILING_PART:.0%} of the ceiling: {self.reached:.2f}×"
 
 
@@ -72,3 +74,8 @@ class Row:
             "cpu_us_per_request": self.cpu_us,
             **self.summary.to_json(),
         }
+
+
+def rate_of(rows: Sequence[Row]) -> float:
+    """Requests per second, mean of the rows."""
+    return float(np.mean([row.load.rate for row in rows])) if rows else float("nan")

@@ -15,6 +15,7 @@ import numpy as np
 from loadtest.bench_run import Offer
 from loadtest.images import LabelledImages
 from loadtest.pinning import own_core
+from loadtest.progress import Say, narrator
 from loadtest.records import Run
 from loadtest.replay.bench import EngineSilent, Replayer, ReplayPlan
 from loadtest.replay.engine import EngineSettings, engine
@@ -128,7 +129,8 @@ def _replay(
         replayer = Replayer(process.socket)
         try:
             replayer.greet(model.key)
-            return _Bench(replayer, model, images, pixels, sender_cpu, metered, folder).measure(options)
+            bench = _Bench(replayer, model, images, pixels, sender_cpu, metered, folder, narrator())
+            return bench.measure(options)
         finally:
             replayer.close()
 
@@ -158,6 +160,7 @@ class _Bench:
     sender_cpu: int | None
     metered: tuple[int, ...]
     folder: Path
+    say: Say
 
     def measure(self, options: argparse.Namespace) -> ReplayFigures:
         stages = self.model.manifest.stage_names
@@ -196,6 +199,8 @@ class _Bench:
                 break
         run.save(self.folder / f"replay-{offer.kind}-{offer.rate:.0f}-seed{seed}.npz")
         summary = replace(summarise(run), sender_kept_time=kept_time(run.records))
+        again = f", after {repeats} void" if repeats else ""
+        self.say(f"{load}, seed {seed}: {percent(summary.attainment)} of {len(plan)} in time{again}")
         return Row(load, offer.rate, seed, repeats, summary)
 
     def _carry_out(self, plan: ReplayPlan) -> Run:

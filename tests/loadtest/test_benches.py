@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,13 +97,22 @@ def test_a_server_deaf_to_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_overload_reports_every_load_and_seed(small_rig: Rig, tmp_path: Path) -> None:
+    said: list[str] = []
+    small_rig.say = said.append
     figures = bench_overload.bench_overload(small_rig, [1, 2], 0.2, [0.5, 3.0])
-    assert [(row.load.multiple, row.seed) for row in figures.rows] == [(0.5, 1), (3.0, 1), (0.5, 2), (3.0, 2)]
-    for row in figures.rows:
-        assert row.load.rate <= 0.8 * figures.before.ceiling.rate + 1e-9
+    loads = [(0.5, 1), (3.0, 1), (0.5, 2), (3.0, 2)]
+    assert [(row.load.multiple, row.seed) for row in figures.rows] == loads
+    assert sorted((row.load.multiple, row.seed) for row in figures.fixed) == sorted(loads)
+    assert len(figures.survey) == len(fake.LADDER) * 2
+    assert [row.seed for row in figures.tight.rows] == list(bench_overload.TIGHT_SEEDS)
+    for block in figures.blocks:
+        assert all(row.load.rate <= row.load.multiple * block.before.rate + 1e-9 for row in block.rows)
+    for first, second in pairwise(figures.blocks):
+        assert second.repeats or second.before == first.after
     report = bench_overload.render(figures)
-    assert "front-end ceiling" in report
+    assert "around the ceiling, seed 2" in report
     assert "3×" in report
+    assert any(line.startswith("overload-3x-seed2: ") for line in said)
     json.dumps(figures.to_json(), allow_nan=False)
     draw_overload(figures, tmp_path / "overload.png")
     assert (tmp_path / "overload.png").read_bytes().startswith(b"\x89PNG")

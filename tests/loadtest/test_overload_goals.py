@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.overload.bench import loads_by_best_stage
+from loadtest.overload.bench import loads_by_best_stage, of_stages
 from loadtest.overload.goals import Goal, goals, table
 from loadtest.overload.hindsight import Hindsight, open_hindsight
 from loadtest.overload.rows import Load, Row
@@ -34,11 +34,11 @@ def load_of(multiple: float) -> Load:
     return Load(multiple, 300 * multiple, False, multiple)
 
 
-ABOVE = Load(1.5, 3000, False, 10, of_ceiling=True)
+AT, ABOVE = (Load(m, 2000 * m, False, 7 * m, of_ceiling=True) for m in (1.0, 1.5))
 GOOD = {
     "rows": [row(load_of(m), a) for m, a in ((0.5, 0.909), (1.5, 0.9), (3.0, 0.89))],
     "fixed": [row(load_of(m), 0.85, pinned="column1") for m in (0.5, 1.5, 3.0)],
-    "beyond": [row(ABOVE, 0.25, attainment=0.3)],
+    "beyond": [row(AT, 0.4), row(ABOVE, 0.25, attainment=0.3)],
     "tight": [row(load_of(0.5), 0.9)],
 }
 
@@ -63,8 +63,8 @@ def test_all_goals_are_reached_by_what_reaches_them() -> None:
         ({"rows": [*GOOD["rows"][:2], row(load_of(3.0), 0.87)]}, "bound U2"),
         ({"rows": [*GOOD["rows"][:2], row(load_of(3.0), 0.89, lateness_ms=Spread(0, 0, 1, 1))]}, "lateness"),
         ({"fixed": [row(load_of(1.5), 0.895, pinned="full")]}, "best fixed stage"),
-        ({"beyond": [row(ABOVE, 0.2)]}, "right answers in time a second"),
-        ({"beyond": [row(ABOVE, 0.25, timed_out=0.1)]}, "hang"),
+        ({"beyond": [row(AT, 0.4), row(ABOVE, 0.2)]}, "right answers in time a second"),
+        ({"beyond": [row(AT, 0.4), row(ABOVE, 0.25, timed_out=0.1)]}, "hang"),
         ({"tight": [row(load_of(0.5), 0.9, outside_stalls=Share(40, 0.99, 0.9))]}, "10 ms"),
         ({"tight": [row(load_of(0.5), 0.9, outside_stalls=None)]}, "10 ms"),
     ],
@@ -82,11 +82,22 @@ def test_the_best_fixed_stage_is_judged_with_every_seed_and_its_error_told() -> 
             for seed, accuracy in accuracies.items()
         ]
 
-    fixed = [*seeded("column1", {1: 0.8}), *seeded("full", {1: 0.88, 2: 0.86})]
-    assert loads_by_best_stage(fixed[:2]) == {"full": [load_of(1.5)]}
+    fixed = seeded("full", {1: 0.88, 2: 0.86})
     (line,) = (goal for goal in goals(seeded("", {1: 0.89, 2: 0.9}), fixed, [], []) if "fixed" in goal.what)
     assert line.measured == "+2.50 points ± 0.35 (89.50 %; full 87.00 %)"
     assert line.reached
+
+
+def test_the_survey_names_the_best_stage_of_each_load_whatever_the_rate_is_now() -> None:
+    survey = [
+        *(row(load_of(0.5), accuracy, pinned=stage) for stage, accuracy in (("column1", 0.8), ("full", 0.9))),
+        *(row(load_of(3.0), accuracy, pinned=stage) for stage, accuracy in (("column1", 0.8), ("full", 0.1))),
+    ]
+    best = loads_by_best_stage(survey)
+    assert best == {"full": [load_of(0.5)], "column1": [load_of(3.0)]}
+    now = [Load(0.5, 111, False, 0.5), Load(3.0, 666, True, 2.8)]
+    rates = {stage: [load.rate for load in loads] for stage, loads in of_stages(best, now).items()}
+    assert rates == {"full": [111], "column1": [666]}
 
 
 def test_what_was_not_measured_is_not_reached() -> None:
