@@ -121,7 +121,10 @@ def _priced(state: State, name: str, queue: ModelQueue, room: Room, place: int) 
         return launches(state, name, queue, room, seats, price)
     # An early answer is a safeguard too: it is passed over only where its time is missing elsewhere.
     direct = place > floor and queue.plans.knows(queue.ladder.first)
-    patient = _may_wait(state, queue, worths, float(GRID[place]), direct, room.now_ns)
+    # Decisions take turns at this price and the next lower one. If only one of the two began with first rungs, it would
+    # run them in small batches for images that the other would have had begin deeper at once, for as much.
+    elsewhere = direct and queue.plans.at(max(place - 1, floor)).root_rung != queue.ladder.first
+    patient = elsewhere or _may_wait(state, queue, worths, float(GRID[place]), room.now_ns)
     found = [] if patient else first_rungs(state, name, queue, room)
     if direct:
         seat_beginners(state, queue, worths, seats, patient=patient)
@@ -146,9 +149,7 @@ def _anything(state: State, name: str, queue: ModelQueue, room: Room) -> list[Ca
     return found
 
 
-def _may_wait(
-    state: State, queue: ModelQueue, worths: Worths, price: float, direct: bool, now_ns: int
-) -> bool:
+def _may_wait(state: State, queue: ModelQueue, worths: Worths, price: float, now_ns: int) -> bool:
     """Whether first answers had better wait for company.
 
     Nothing is lost for the first answers: whatever goes before them must leave them secure. But a waiting image loses
@@ -157,8 +158,6 @@ def _may_wait(
     with what waiting costs each. Whatever the price, first rungs should not take much of the device.
     """
     first, latency = queue.ladder.first, queue.latency
-    if direct and worths.root_rung != first:
-        return True
     count = min(len(queue.unanswered), queue.max_batch)
     if latency.efficiency(first, count) >= state.config.efficient:
         return False
