@@ -278,6 +278,25 @@ def test_beyond_what_first_rungs_can_carry_nobody_begins_with_a_deeper_one():
     assert sum(launch.stage > 0 for launch in late) <= 0.1 * len(late)
 
 
+def test_where_it_is_all_the_same_whether_to_begin_deeper_first_rungs_wait_for_full_batches():
+    """2,500 a second whose answers never tell them apart: some begin with the first rung, most with the second."""
+    costs = {0: (0.4, 0.1), 1: (0.4, 0.25), 2: (1.5, 0.6)}  # ms for a launch, and for each image in it
+    sizes = (1, 2, 4, 8, 16, 32)
+    times = {k: {b: (launch + each * b) * MS for b in sizes} for k, (launch, each) in costs.items()}
+    table = LatencyTable(times, 32, overhead_ns=0, first_tail_ns=0)
+    device = Device({"m": (tiny_ladder(gains=(0.1,) * 4), table)})
+    draw, at = random.Random(1), 0.0
+    for key in range(4000):
+        at += draw.expovariate(1 / 0.4)
+        device.run(int(at * MS))
+        device.arrive(Job(key, "m", device.now + 50 * MS))
+        device.run(device.now)
+    settled = [launch for begun, launch in device.launches if begun > 500 * MS]
+    first = [len(launch.keys) for launch in settled if launch.stage == 0]
+    assert 0 < len(first) < len(settled) / 2
+    assert sum(first) / len(first) > 30
+
+
 def test_under_pressure_only_first_rungs_run_and_answered_jobs_are_finished():
     device = one_model()
     for key in ("launched", "answered"):
