@@ -1,7 +1,7 @@
 """What every bench of ours stands on: images, cores, settings of the server, and a folder for raw records."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,13 +76,17 @@ class Rig:
         return Target.parse(server.url, path, query)
 
     def poisson_plan(
-        self, server: Server, rate: float, seconds: float, seed: int, deadline_ms: float
+        self,
+        server: Server,
+        rate: float,
+        seconds: float,
+        seed: int,
+        deadline_ms: float | Callable[[int], NDArray[np.float64]],
     ) -> Plan:
-        """Poisson arrivals and images drawn by the same seed."""
+        """Poisson arrivals and images drawn by the same seed; one budget, or what gives one to each of so many."""
         arrivals = poisson(rate, seconds, seed)
-        return make_plan(
-            self.target(server), self.images, arrivals, seconds, deadline_ms=deadline_ms, seed=seed
-        )
+        budgets = deadline_ms(len(arrivals)) if callable(deadline_ms) else deadline_ms
+        return make_plan(self.target(server), self.images, arrivals, seconds, deadline_ms=budgets, seed=seed)
 
     def measure(self, plan: Plan, name: str, ladder: tuple[str, ...] = ()) -> Run:
         """Carries the plan out, repeated while the sender is late, and saves the raw records under `name`."""

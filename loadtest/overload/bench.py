@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest.capacity import CAPACITY_SHARE, CEILING_SHARE, DEADLINE_MS, Found
 from loadtest.overload.blocks import Block, steady
@@ -29,6 +30,8 @@ TIGHT_MS = 10.0
 TIGHT_MULTIPLE = 0.5
 TIGHT_SEEDS = (1, 2, 3, 4, 5)
 SURVEY_SEED, SURVEY_S = 0, 5.0
+HOPELESS_MS, HOPELESS_SHARE = 0.5, 0.05
+HOPELESS_AROUND = (0.4, 0.8)  # of the ceiling
 PUNCTUAL_BOUND = 0.95
 
 
@@ -68,7 +71,12 @@ class OverloadFigures:
     @property
     def ceiling_rows(self) -> tuple[Row, ...]:
         """Around the ceiling."""
-        return tuple(row for block in self.around for row in block.rows)
+        return tuple(row for block in self.around for row in block.rows if not row.hopeless)
+
+    @property
+    def refusals(self) -> tuple[Row, ...]:
+        """Below the ceiling, some requests with deadlines that nothing can meet."""
+        return tuple(row for block in self.around for row in block.rows if row.hopeless)
 
     def every_block(self) -> tuple[Block, ...]:
         """In the order of their measurement."""
@@ -98,6 +106,7 @@ class OverloadFigures:
             "pinned_runs": [row.to_json() for row in self.fixed],
             "survey_runs": [row.to_json() for row in self.survey],
             "runs_around_the_ceiling": [row.to_json() for row in self.ceiling_rows],
+            "runs_with_hopeless_requests": [row.to_json() for row in self.refusals],
             "runs_with_10_ms": [row.to_json() for row in self.tight.rows],
         }
 
@@ -130,21 +139,25 @@ class Runner:
         seed: int,
         deadline_ms: float = DEADLINE_MS,
         pinned: str = "",
+        *,
+        hopeless: bool = False,
     ) -> Row:
         """One run."""
-        plan = self.rig.poisson_plan(server, load.rate, self.seconds, seed, deadline_ms)
+        budgets_ms = some_hopeless(deadline_ms, seed) if hopeless else deadline_ms
+        plan = self.rig.poisson_plan(server, load.rate, self.seconds, seed, budgets_ms)
         before = server.cpu_ns()
         kind = "survey" if self.survey else "overload"
         name = [f"{kind}-{load.multiple:g}x", *(["ceiling"] if load.of_ceiling else []), pinned]
         name += [f"{deadline_ms:g}ms"] if deadline_ms != DEADLINE_MS else []
+        name += ["hopeless"] if hopeless else []
         run = self.rig.measure(plan, "-".join(filter(None, [*name, f"seed{seed}"])), self.ladder)
         runs = 1 + run.facts["repeats"]
         spent = {
             role: (now - before[role]) / 1000 / (runs * len(plan)) for role, now in server.cpu_ns().items()
         }
         sound = in_time(run.records) & right(run.records)
-        row = Row(load, seed, run.facts["repeats"], summarise(run), spent, pinned, right=sound)
-        if self.hindsight is None or pinned:
+        row = Row(load, seed, run.facts["repeats"], summarise(run), spent, pinned, hopeless, right=sound)
+        if self.hindsight is None or pinned or hopeless:
             return row
         outside_us = sum(us for role, us in spent.items() if role != "engine")
         return replace(
@@ -195,7 +208,10 @@ def bench_overload(
         )
 
     def around(seed: int) -> Callable[[Found], tuple[Row, ...]]:
-        return lambda found: free_rows(runner, loads_around(found, capacity), [seed])
+        return lambda found: (
+            *free_rows(runner, loads_around(found, capacity, AROUND), [seed]),
+            *free_rows(runner, loads_around(found, capacity, HOPELESS_AROUND), [seed], hopeless=True),
+        )
 
     blocks = _chain("", "capacity", find_capacity, seeds, loads_of)
     tight = steady(
@@ -224,7 +240,7 @@ def _chain(
     return tuple(blocks)
 
 
-def loads_around(ceiling: Found, capacity: Found) -> list[Load]:
+def loads_around(ceiling: Found, capacity: Found, multiples: Sequence[float]) -> list[Load]:
     """Multiples of the ceiling."""
     if not ceiling.rate > 0:
         raise NoCapacity("no rate passed that is answered by the first stage alone")
@@ -232,17 +248,30 @@ def loads_around(ceiling: Found, capacity: Found) -> list[Load]:
         Load(
             multiple, multiple * ceiling.rate, False, multiple * ceiling.rate / capacity.rate, of_ceiling=True
         )
-        for multiple in AROUND
+        for multiple in multiples
     ]
 
 
 def free_rows(
-    runner: Runner, loads: Sequence[Load], seeds: Sequence[int], deadline_ms: float = DEADLINE_MS
+    runner: Runner,
+    loads: Sequence[Load],
+    seeds: Sequence[int],
+    deadline_ms: float = DEADLINE_MS,
+    *,
+    hopeless: bool = False,
 ) -> tuple[Row, ...]:
     """All loads with each seed, the scheduler free."""
     with runner.rig.server() as server:
         runner.rig.warm_up(server)
-        return tuple(runner.row(server, load, seed, deadline_ms) for seed in seeds for load in loads)
+        return tuple(
+            runner.row(server, load, seed, deadline_ms, hopeless=hopeless) for seed in seeds for load in loads
+        )
+
+
+def some_hopeless(deadline_ms: float, seed: int) -> Callable[[int], NDArray[np.float64]]:
+    """Budgets of so many requests in ms: HOPELESS_MS for a share of them, the others as given."""
+    random = np.random.default_rng([seed, 0x40BE])
+    return lambda count: np.where(random.random(count) < HOPELESS_SHARE, HOPELESS_MS, deadline_ms)
 
 
 def pinned_rows(runner: Runner, loads: Mapping[str, Sequence[Load]], seed: int) -> tuple[Row, ...]:
@@ -340,12 +369,25 @@ def _bounds_table(figures: OverloadFigures) -> str:
     return markdown(("Load", "Requests/s", "Anytime", "Best stage alone", "Bound U2"), rows)
 
 
+def _refusals_table(figures: OverloadFigures) -> str:
+    rows = []
+    for load in dict.fromkeys(row.load for row in figures.refusals):
+        runs = [row for row in figures.refusals if row.load == load]
+        refusals = [row.summary.refusal_ms for row in runs]
+        told = [milliseconds(float(np.mean([getattr(r, name) for r in refusals]))) for name in ("p50", "p99")]
+        refused = percent(float(np.mean([row.summary.refused for row in runs])))
+        rows.append([str(load), _rates(runs), refused, *told, milliseconds(max(r.p99 for r in refusals))])
+    header = ("Load", "Requests/s", "Refused", "ms p50, mean of the seeds", "ms p99", "ms p99, worst seed")
+    return markdown(header, rows)
+
+
 def _effective(row: Row) -> float:
     return row.summary.effective_accuracy
 
 
 def _title(row: Row, figures: OverloadFigures) -> str:
     only = f", {row.pinned} only" if row.pinned else ""
+    only += ", some hopeless" if row.hopeless else ""
     return f"{row.load}{only}{f', {TIGHT_MS:g} ms' if row in figures.tight.rows else ''}"
 
 
@@ -370,6 +412,13 @@ def _beside(figures: OverloadFigures) -> list[str]:
         "",
         _means_table(figures.ceiling_rows),
         "",
+        (
+            f"{percent(HOPELESS_SHARE, 0)} of the requests with {HOPELESS_MS:g} ms, which nothing can meet: how soon "
+            "they are refused, from the intended send to the last byte at the client:"
+        ),
+        "",
+        _refusals_table(figures),
+        "",
         f"Deadlines of {TIGHT_MS:g} ms:",
         "",
         _means_table(figures.tight.rows),
@@ -384,7 +433,13 @@ def render(figures: OverloadFigures) -> str:
     if figures.void:
         verdict = "void"
     void = [f"**VOID: {reason}.**" for reason in figures.void]
-    every = (*figures.rows, *figures.fixed, *figures.ceiling_rows, *figures.tight.rows)
+    every = (
+        *figures.rows,
+        *figures.fixed,
+        *figures.ceiling_rows,
+        *figures.refusals,
+        *figures.tight.rows,
+    )
     rows = [figures_row(_title(row, figures), str(row.seed), row.summary, row.repeats) for row in every]
     lines = [
         *void,
@@ -408,7 +463,9 @@ def render(figures: OverloadFigures) -> str:
             f"at least {percent(PUNCTUAL_BOUND, 0)}: {verdict}."
         ),
         "",
-        goal_table(goals(figures.rows, figures.fixed, figures.ceiling_rows, figures.tight.rows)),
+        goal_table(
+            goals(figures.rows, figures.fixed, figures.ceiling_rows, figures.tight.rows, figures.refusals)
+        ),
         "",
         *_beside(figures),
         "",

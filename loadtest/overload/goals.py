@@ -19,6 +19,8 @@ OF_BOUND = 0.02
 OF_BEST_GOODPUT = 0.9
 JUDGED = 1.5  # times the ceiling
 TIGHT_IN_TIME = 0.995
+REFUSED_MS = 5.0  # at p99 at the client …
+REFUSED_UNTIL = 0.8  # … up to so much of the ceiling
 OVER_FIXED = 0.01
 OVER_FIXED_FROM, OVER_FIXED_TO = 1.5, 4.0
 
@@ -40,15 +42,22 @@ def table(found: Sequence[Goal]) -> str:
 
 
 def goals(
-    rows: Sequence[Row], fixed: Sequence[Row], beyond: Sequence[Row], tight: Sequence[Row]
+    rows: Sequence[Row],
+    fixed: Sequence[Row],
+    beyond: Sequence[Row],
+    tight: Sequence[Row],
+    refusals: Sequence[Row],
 ) -> list[Goal]:
-    """All of them; `fixed` are runs with the scheduler pinned to one stage, `beyond` those around the ceiling."""
+    """All of them; `fixed` are runs with the scheduler pinned to one stage, `beyond` those around the ceiling, and
+    `refusals` those in which some had a deadline that nothing can meet.
+    """
     return [
         *_punctuality(rows),
         *_accuracy(rows),
         *_against_fixed(rows, fixed),
         *_beyond(beyond),
         *_tight(tight),
+        *_refusals(refusals),
     ]
 
 
@@ -164,4 +173,17 @@ def _tight(rows: Sequence[Row]) -> Iterator[Goal]:
         f"≥ {percent(TIGHT_IN_TIME, 1)}",
         f"{percent(outside)} (all: {percent(raw)})",
         outside >= TIGHT_IN_TIME,
+    )
+
+
+def _refusals(rows: Sequence[Row]) -> Iterator[Goal]:
+    judged = _of(rows, REFUSED_UNTIL)
+    if not judged:
+        return
+    p99 = _mean(judged, lambda row: row.summary.refusal_ms.p99)
+    yield Goal(
+        f"{judged[0].load} ({rate_of(judged):.0f}/s): refusals at the client, p99",
+        f"≤ {REFUSED_MS:g} ms",
+        f"{p99:.2f} ms",
+        p99 <= REFUSED_MS,
     )

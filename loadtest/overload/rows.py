@@ -42,6 +42,7 @@ class Row:
     Attributes:
         cpu_us: per offered request, by role of process.
         pinned: the stage that the scheduler was pinned to; empty where it was free.
+        hopeless: whether some requests had a deadline that nothing can meet, to see how soon they are refused.
         deepest: share of the run's images that the whole ladder gets right; None without a recording of the model.
         bound: effective accuracy of the bound U2, with the front end charged to the same core; None likewise.
         right: bool [offered], whether the request was answered rightly and in time; the same requests in the same
@@ -54,6 +55,7 @@ class Row:
     summary: Summary
     cpu_us: dict[str, float]
     pinned: str = ""
+    hopeless: bool = False
     deepest: float | None = None
     bound: float | None = None
     right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False, compare=False)
@@ -69,6 +71,7 @@ class Row:
             "seed": self.seed,
             "repeats": self.repeats,
             "pinned": self.pinned,
+            "hopeless": self.hopeless,
             "deepest_accuracy": self.deepest,
             "bound_u2": self.bound,
             "cpu_us_per_request": self.cpu_us,

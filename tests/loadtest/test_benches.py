@@ -105,6 +105,7 @@ def test_overload_reports_every_load_and_seed(small_rig: Rig, tmp_path: Path) ->
     assert sorted((row.load.multiple, row.seed) for row in figures.fixed) == sorted(loads)
     assert len(figures.survey) == len(fake.LADDER) * 2
     assert [row.seed for row in figures.tight.rows] == list(bench_overload.TIGHT_SEEDS)
+    assert [row.load.multiple for row in figures.refusals] == 2 * list(bench_overload.HOPELESS_AROUND)
     for block in figures.blocks:
         assert all(row.load.rate <= row.load.multiple * block.before.rate + 1e-9 for row in block.rows)
     for first, second in pairwise(figures.blocks):

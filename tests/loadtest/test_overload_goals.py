@@ -34,12 +34,13 @@ def load_of(multiple: float) -> Load:
     return Load(multiple, 300 * multiple, False, multiple)
 
 
-AT, ABOVE = (Load(m, 2000 * m, False, 7 * m, of_ceiling=True) for m in (1.0, 1.5))
+BELOW, AT, ABOVE = (Load(m, 2000 * m, False, 7 * m, of_ceiling=True) for m in (0.8, 1.0, 1.5))
 GOOD = {
     "rows": [row(load_of(m), a) for m, a in ((0.5, 0.909), (1.5, 0.9), (3.0, 0.89))],
     "fixed": [row(load_of(m), 0.85, pinned="column1") for m in (0.5, 1.5, 3.0)],
     "beyond": [row(AT, 0.4), row(ABOVE, 0.25, attainment=0.3)],
     "tight": [row(load_of(0.5), 0.9)],
+    "refusals": [row(BELOW, 0.85, refusal_ms=Spread(1, 4, 9, 9))],
 }
 
 
@@ -67,6 +68,7 @@ def test_all_goals_are_reached_by_what_reaches_them() -> None:
         ({"beyond": [row(AT, 0.4), row(ABOVE, 0.25, timed_out=0.1)]}, "hang"),
         ({"tight": [row(load_of(0.5), 0.9, outside_stalls=Share(40, 0.99, 0.9))]}, "10 ms"),
         ({"tight": [row(load_of(0.5), 0.9, outside_stalls=None)]}, "10 ms"),
+        ({"refusals": [row(BELOW, 0.85, refusal_ms=Spread(1, 6, 9, 9))]}, "refusals"),
     ],
 )
 def test_each_goal_can_be_missed(changes: dict[str, list[Row]], what: str) -> None:
@@ -83,7 +85,9 @@ def test_the_best_fixed_stage_is_judged_with_every_seed_and_its_error_told() -> 
         ]
 
     fixed = seeded("full", {1: 0.88, 2: 0.86})
-    (line,) = (goal for goal in goals(seeded("", {1: 0.89, 2: 0.9}), fixed, [], []) if "fixed" in goal.what)
+    (line,) = (
+        goal for goal in goals(seeded("", {1: 0.89, 2: 0.9}), fixed, [], [], []) if "fixed" in goal.what
+    )
     assert line.measured == "+2.50 points ± 0.35 (89.50 %; full 87.00 %)"
     assert line.reached
 
@@ -101,7 +105,7 @@ def test_the_survey_names_the_best_stage_of_each_load_whatever_the_rate_is_now()
 
 
 def test_what_was_not_measured_is_not_reached() -> None:
-    assert all(not goal.reached for goal in goals([], [], [], []))
+    assert all(not goal.reached for goal in goals([], [], [], [], []))
 
 
 def test_a_run_s_bound_falls_with_what_the_front_end_takes_of_the_core() -> None:
