@@ -38,11 +38,12 @@ from server.child import ChildContext, Processes
 from server.connections import Connection, protocol
 from server.deadlines import Deadlines, TimerfdAlarm
 from server.decoding import Decoder, warm_up
-from server.doorman import SWEEP_NS, Doorman
+from server.doorman import Doorman
 from server.engine_view import EngineView
 from server.fairness import Shares
+from server.housekeeping import Housekeeping
 from server.jobs import Jobs
-from server.lag import TICK_NS, Lag
+from server.lag import Lag
 from server.link import Link
 from server.messages import Done, Refinement
 from server.metrics import UNHEARD, FrontEndMetrics, count_without_asking, exposition
@@ -184,7 +185,7 @@ class FrontEnd:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)
         with self._at_work(), rehearsing.exercising() if rehearsing else nullcontext() as exercise:
-            _Pulse(self, server, exercise).start()
+            self._housekeeping(server, exercise).start()
             # What is built by now lives as long as the process: no collection has to look at it again.
             gc.collect()
             gc.freeze()
@@ -211,6 +212,23 @@ class FrontEnd:
             assert isinstance(self.link, Prompter)
             self.link.expect(model.key for model in self.catalog.models)
             yield self.link
+
+    def _housekeeping(self, server: uvicorn.Server, exercise: Exercise | None) -> Housekeeping:
+        return Housekeeping(
+            clock=self.clock,
+            deadlines=self.deadlines,
+            lag=self.lag,
+            throttle=self.throttle,
+            link=self.link,
+            door=self.door,
+            doorman=self.doorman,
+            jobs=self.jobs,
+            busy=self.busy,
+            metrics=self.metrics,
+            server=server,
+            drain_ns=int(self.context.settings.drain_s * 1e9),
+            exercise=exercise,
+        )
 
     def _connection(self) -> Callable[[], Connection]:
         server = self._http_server()
@@ -291,62 +309,6 @@ class _EngineEvents:
         front.expect_answers()
         if not front.catalog.knows(front.view.models):  # published since; hashing the files takes a while
             asyncio.get_running_loop().run_in_executor(None, front.catalog.read)
-
-
-class _Pulse:
-    """What is done every few milliseconds, by one entry of the deadline heap."""
-
-    def __init__(self, front: FrontEnd, server: uvicorn.Server, exercise: Exercise | None) -> None:
-        self._front = front
-        self._server = server
-        self._exercise = exercise
-        self._next_ns = 0
-        self._sweep_ns = 0
-        self._busy_ns = 0
-        self._drain_until_ns = 0
-
-    def start(self) -> None:
-        """Begins; never ends."""
-        self._next_ns = self._front.clock() + TICK_NS
-        self._front.deadlines.schedule(self._next_ns, self._beat)
-
-    def _beat(self) -> None:
-        front = self._front
-        now = front.clock()
-        late_ns = now - self._next_ns
-        front.lag.ticked(late_ns)
-        front.throttle.ticked(late_ns, now)
-        pressed = front.throttle.pressed(now)
-        front.link.press(pressed)
-        if pressed:
-            front.metrics.pressed.inc((TICK_NS + late_ns) / 1e9)
-        front.link.tick()
-        if now >= self._sweep_ns:
-            self._sweep_ns = now + SWEEP_NS
-            self._sweep()
-        if front.door.draining:
-            self._see_to_the_end(now)
-        elif self._exercise is not None:
-            self._exercise.look(now, front.jobs.begun, front.door.in_work)
-        # From now, not from when it was due: after a stall there is nothing to catch up on.
-        self._next_ns = now + TICK_NS
-        front.deadlines.schedule(self._next_ns, self._beat)
-
-    def _sweep(self) -> None:
-        front = self._front
-        front.doorman.sweep()
-        front.metrics.in_flight.set(front.door.in_work)
-        front.metrics.connections.set(len(self._server.server_state.connections))
-        front.metrics.loop_busy.inc((front.busy.total_ns - self._busy_ns) / 1e9)
-        self._busy_ns = front.busy.total_ns
-        front.metrics.loop_lag.set(front.lag.loop_ns / 1e9)
-        front.metrics.answer_guard.set(front.lag.guard_ns / 1e9)
-        front.metrics.rate_limit.set(math.inf if front.throttle.rate is None else front.throttle.rate)
-
-    def _see_to_the_end(self, now: int) -> None:
-        self._drain_until_ns = self._drain_until_ns or now + int(self._front.context.settings.drain_s * 1e9)
-        if not (self._server.server_state.tasks or self._front.door.in_work) or now >= self._drain_until_ns:
-            self._server.should_exit = True
 
 
 def _read_processes(context: ChildContext) -> Processes:
