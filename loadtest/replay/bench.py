@@ -1,8 +1,9 @@
 """The open-loop generator of a replay: jobs leave at the times of the plan, over the engine's own link protocol.
 
 It stands where a front end stands, without HTTP: it stamps deadlines, sends, and keeps what comes back with the time of
-its arrival on this clock; what it means is read after the run (rows.py). One thread, epoll and a timerfd, as in
-client.py, and for the same reasons.
+its arrival on this clock; it is decoded once the last deadline has passed, and what it means is read after the run
+(rows.py). One thread, epoll and a timerfd, as in client.py, and for the same reasons; but nobody else needs its core, so
+it is awake before a job is due.
 """
 
 import contextlib
@@ -24,6 +25,9 @@ from server.messages import Credit, Done, Heartbeat, Job, Message, Refinement, d
 TOP_K = 1
 READY_TIMEOUT_S = 120.0
 _LEAD_NS = 5_000_000
+_AWAKE_NS = (
+    150_000  # before a job is due: a core that has gone to sleep wakes up late, most of all a virtual one
+)
 _READ = select.EPOLLIN
 _NAMES = itertools.count()
 
@@ -99,7 +103,7 @@ class Replayer:
                 hello = now + 0.1
                 self._send([Heartbeat("ready")])
             self._epoll.poll(0.05)
-            for message in self._receive():
+            for message in self._decoded(self._frames()):
                 if isinstance(message, Heartbeat):
                     state, detail = message.state, message.detail
                     self._learn(message)
@@ -132,8 +136,10 @@ class Replayer:
         due = (plan.arrivals_ns + start).tolist()
         deadlines = (plan.arrivals_ns + plan.budgets_ns + start).tolist()
         images = plan.images.tolist()
-        patience = max(deadlines, default=start) + round(plan.grace_s * 1e9)
+        last = max(deadlines, default=start)
+        patience = last + round(plan.grace_s * 1e9)
         place, unfinished = 0, len(due)
+        kept: list[tuple[int, list[bytes]]] = []
         while unfinished:
             jobs: list[Message] = []
             begun = place
@@ -145,23 +151,33 @@ class Replayer:
             if jobs:
                 self._send(jobs)
                 sent[begun:place] = [time.monotonic_ns()] * (place - begun)
-            unfinished -= self._hear(first, messages)
-            if time.monotonic_ns() >= patience:
+            if frames := self._frames():
+                kept.append((time.monotonic_ns(), frames))
+            now = time.monotonic_ns()
+            if now >= last:  # reading 32 answers takes as long as the generator may be late
+                unfinished -= self._read(kept, first, messages)
+                kept.clear()
+            if now >= patience:
                 return
-            self._wait(due[place] if place < len(due) else patience)
+            self._wait(due[place] if place < len(due) else last if now < last else patience)
 
-    def _hear(self, first: int, messages: list[tuple[int, Refinement | Done]]) -> int:
-        """Keeps what is here; returns how many jobs have ended with it."""
+    def _read(
+        self,
+        kept: list[tuple[int, list[bytes]]],
+        first: int,
+        messages: list[tuple[int, Refinement | Done]],
+    ) -> int:
+        """Decodes what was kept; returns how many jobs have ended with it."""
         ended = 0
-        received = self._receive()
-        now = time.monotonic_ns()
-        for message in received:
-            if isinstance(message, (Refinement, Done)) and message.number >= first:
-                messages.append((now, message))
-                ended += isinstance(message, Done) or message.final is not None
+        for now, frames in kept:
+            for message in self._decoded(frames):
+                if isinstance(message, (Refinement, Done)) and message.number >= first:
+                    messages.append((now, message))
+                    ended += isinstance(message, Done) or message.final is not None
         return ended
 
     def _wait(self, until_ns: int) -> None:
+        until_ns -= _AWAKE_NS
         if time.monotonic_ns() >= until_ns:
             return
         self._timer.set(until_ns)
@@ -185,17 +201,20 @@ class Replayer:
         with contextlib.suppress(Closed):  # `_receive` will say so
             channel.send(encode(self._epoch, messages))
 
-    def _receive(self) -> list[Message]:
+    def _frames(self) -> list[bytes]:
+        """What is here, as it came."""
         channel = self._connected()
         if channel is None:
             return []
-        messages: list[Message] = []
         try:
             channel.flush()
-            received = channel.receive()
+            return list(channel.receive())
         except Closed as error:
             raise EngineSilent("the engine has ended") from error
-        for data in received:
+
+    def _decoded(self, frames: list[bytes]) -> list[Message]:
+        messages: list[Message] = []
+        for data in frames:
             envelope = decode(data)
             self._epoch = envelope.epoch
             messages += envelope.messages
