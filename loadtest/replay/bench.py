@@ -2,8 +2,8 @@
 
 It stands where a front end stands, without HTTP: it stamps deadlines, sends, and keeps what comes back with the time of
 its arrival on this clock; it is decoded once the last deadline has passed, and what it means is read after the run
-(rows.py). One thread, epoll and a timerfd, as in client.py, and for the same reasons; but nobody else needs its core, so
-it is awake before a job is due.
+(rows.py). One thread, epoll and a timerfd, as in client.py, and for the same reasons; but nobody else needs its core,
+so it is awake before a job is due.
 """
 
 import contextlib
