@@ -28,7 +28,8 @@ from model_repo.images import decode
 from model_repo.repository import PublishedModel, Repository, RepositoryError
 
 MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-MAX_REPEATS = 5
+MAX_REPEATS = 2
+PASSES = 3  # over the runs that are still void: a machine that is noisy now may be quiet in some minutes
 _METER_MARGIN_S = 60.0
 _SPAN = "50, or 5-200 drawn log-uniformly (default: 50)"
 
@@ -169,14 +170,19 @@ class _Bench:
         loads = loads or [(f"{multiple:g}×", multiple * capacity) for multiple in options.multiples]
         self._warm_up(capacity)
         low_ms, high_ms = options.deadline_ms
-        rows = []
+        turns = []
         # Seeds outside: a machine that slows down then hurts all loads alike.
         for seed in options.seeds:
             for kind in options.arrivals:
                 for name, rate in loads:
                     offer = Offer(kind, rate, options.seconds, low_ms, high_ms, options.cv2)
                     load = f"{name}, {kind}" + (f" CV² {options.cv2:g}" if kind == "gamma" else "")
-                    rows.append(self._row(load, offer, seed))
+                    turns.append((load, offer, seed))
+        rows = [self._row(*turn) for turn in turns]
+        for _ in range(1, PASSES):
+            for place, (turn, row) in enumerate(zip(turns, rows, strict=True)):
+                if not row.summary.sender_kept_time:
+                    rows[place] = self._row(*turn, tried=row.repeats + 1)
         return ReplayFigures(self.model.key, tuple(stages), capacity, tuple(rows))
 
     def _warm_up(self, capacity: float) -> None:
@@ -191,14 +197,15 @@ class _Bench:
         drawn = self.images.draw(count, seed)
         return ReplayPlan(self.model.key, arrivals_ns, budgets_ns, drawn, self.pixels, offer.length_s)
 
-    def _row(self, load: str, offer: Offer, seed: int) -> Row:
+    def _row(self, load: str, offer: Offer, seed: int, tried: int = 0) -> Row:
+        """Of a run that has been `tried` so often already, each time in vain."""
         plan = self._plan(offer, seed)
-        for repeats in range(MAX_REPEATS + 1):
+        for repeats in range(tried, tried + MAX_REPEATS + 1):
             run = self._carry_out(plan).with_facts(repeats=repeats)
-            if kept_time(run.records):
+            if kept := kept_time(run.records):
                 break
         run.save(self.folder / f"replay-{offer.kind}-{offer.rate:.0f}-seed{seed}.npz")
-        summary = replace(summarise(run), sender_kept_time=kept_time(run.records))
+        summary = replace(summarise(run), sender_kept_time=kept)
         again = f", after {repeats} void" if repeats else ""
         self.say(f"{load}, seed {seed}: {percent(summary.attainment)} of {len(plan)} in time{again}")
         return Row(load, offer.rate, seed, repeats, summary)

@@ -92,17 +92,25 @@ def test_capacity_is_the_deepest_rung_s_in_its_best_batch() -> None:
     assert deepest_capacity(latencies, STAGES) == 2000.0
 
 
-def test_the_command_writes_a_report_its_figures_and_the_raw_records(tmp_path: Path) -> None:
+def replayed(tmp_path: Path, rates: str) -> tuple[int, Path]:
+    """Status and report of the command, run on a null engine."""
     publish_tiny_model(tmp_path / "models", classes=3, size=8)
     out = tmp_path / "replay.md"
     status = cli.main(
         [
             *("replay", "--function-only", "--models-dir", str(tmp_path / "models"), "--backend", "null"),
             *("--images", str(noise_zip(tmp_path / "images.zip")), "--out", str(out), "--raw", str(tmp_path)),
-            *("--rates", "100", "--seconds", "0.5", "--seeds", "1", "--arrivals", "poisson", "--deadline-ms"),
+            *("--rates", rates, "--seconds", "0.5", "--seeds", "1", "--arrivals", "poisson", "--deadline-ms"),
             *("5000", "--sender-cpu", "-1"),
         ]
     )
+    return status, out
+
+
+def test_the_command_writes_a_report_its_figures_and_the_raw_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = replayed(tmp_path, "100")
     figures = json.loads(out.with_suffix(".json").read_text())
     (run,) = figures["runs"]
     assert status == (0 if run["sender_kept_time"] else 1)
@@ -113,6 +121,18 @@ def test_the_command_writes_a_report_its_figures_and_the_raw_records(tmp_path: P
     assert "without HTTP" in text
     (raw,) = tmp_path.glob("replay-poisson-*.npz")
     assert len(load_run(raw).records) == run["offered"]
+    assert "poisson, seed 1: 100.00 % of" in capsys.readouterr().err
+
+
+def test_a_run_whose_generator_stayed_late_is_tried_again_after_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = iter([False, False, False, True, False, True])
+    monkeypatch.setattr("loadtest.replay.command.kept_time", lambda _records: next(kept))
+    status, out = replayed(tmp_path, "100,200")
+    runs = json.loads(out.with_suffix(".json").read_text())["runs"]
+    assert [run["repeats"] for run in runs] == [4, 0]
+    assert status == 0
 
 
 def test_a_folder_without_models_is_one_line_and_status_2(
