@@ -21,6 +21,7 @@ from loadtest.images import LabelledImages, read_images
 from loadtest.machine import describe_machine, machine_line
 from loadtest.overload import bench as bench_overload
 from loadtest.overload.hindsight import open_hindsight
+from loadtest.overload.report import render as render_overload
 from loadtest.plan import Target
 from loadtest.progress import narrator
 from loadtest.published import read_model
@@ -217,7 +218,7 @@ def _overload(options: argparse.Namespace, folder: Path) -> Outcome:
     rig = _rig(options, folder)
     seen = open_hindsight(options.models_dir, options.model or rig.ladder().name)
     figures = bench_overload.bench_overload(rig, options.seeds, options.seconds, options.multiples, seen)
-    text = bench_overload.render(figures) + f"\n\nVoid runs repeated in all: {rig.repeats}."
+    text = render_overload(figures) + f"\n\nVoid runs repeated in all: {rig.repeats}."
     if options.out is not None:
         from loadtest.plots import draw_overload  # noqa: PLC0415  (matplotlib is wanted only here)
 

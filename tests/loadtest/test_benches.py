@@ -15,6 +15,7 @@ import pytest
 from loadtest import accuracy, bench_serve, cli, rig
 from loadtest.baselines.bare_fastapi import open_session
 from loadtest.overload import bench as bench_overload
+from loadtest.overload import report as report_overload
 from loadtest.plan import Target
 from loadtest.plots import draw_overload
 from loadtest.published import read_model
@@ -110,7 +111,7 @@ def test_overload_reports_every_load_and_seed(small_rig: Rig, tmp_path: Path) ->
         assert all(row.load.rate <= row.load.multiple * block.before.rate + 1e-9 for row in block.rows)
     for first, second in pairwise(figures.blocks):
         assert second.repeats or second.before == first.after
-    report = bench_overload.render(figures)
+    report = report_overload.render(figures)
     assert "around the ceiling, seed 2" in report
     assert "3×" in report
     assert any(line.startswith("overload-3x-seed2: ") for line in said)
