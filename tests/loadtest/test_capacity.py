@@ -7,7 +7,8 @@ import math
 import pytest
 
 from loadtest.capacity import Found, drifted, highest_rate
-from loadtest.overload.bench import Limits, NoCapacity, OverloadFigures, bounded_load
+from loadtest.overload.bench import NoCapacity, OverloadFigures, bounded_load
+from loadtest.overload.blocks import Block
 from loadtest.published import Published
 
 
@@ -48,35 +49,33 @@ def test_more_than_ten_per_cent_either_way_is_drift() -> None:
 
 
 def test_a_load_is_bound_by_the_lesser_of_multiple_and_ceiling() -> None:
-    limits = Limits(Found(100, 110), Found(200, 220), Found(900, 990))
-    assert (bounded_load(1.5, limits).rate, bounded_load(1.5, limits).capped) == (150, False)
-    assert (bounded_load(3, limits).rate, bounded_load(3, limits).capped) == (160, True)
-    assert bounded_load(3, limits).reached == 1.6
-    assert "80% of the ceiling: 1.60×" in str(bounded_load(3, limits))
+    low, high = bounded_load(1.5, 100, 200), bounded_load(3, 100, 200)
+    assert (low.rate, low.capped) == (150, False)
+    assert (high.rate, high.capped) == (160, True)
+    assert high.reached == 1.6
+    assert "80% of the ceiling: 1.60×" in str(high)
 
 
 def test_without_capacity_there_are_no_multiples() -> None:
     with pytest.raises(NoCapacity):
-        bounded_load(1, Limits(Found(0, 10), Found(200, 220), Found(900, 990)))
+        bounded_load(1, 0, 200)
 
 
-CAPACITY = Found(100, 110)
+def block(name: str, after: float, failing: float = 110) -> Block:
+    return Block(name, "capacity", Found(100, failing), Found(after, 2 * after), (), 0)
 
 
-def overload(after: float, found: Found = CAPACITY) -> OverloadFigures:
-    before = Limits(found, Found(200, 220), Found(900, 990))
-    return OverloadFigures(
-        Published("tiny", "1", ()),
-        before,
-        Limits(Found(after, 2 * after), before.ceiling, before.null_ceiling),
-        (),
-    )
+def overload(*, seed: Block, tight: Block) -> OverloadFigures:
+    return OverloadFigures(Published("tiny", "1", ()), Found(900, 990), (), (seed,), tight, ())
 
 
-def test_figures_between_limits_that_drifted_are_void() -> None:
-    assert overload(105).void == ()
-    assert overload(115).void == ("capacity drifted by 15.0 %, more than 10 %",)
+def test_figures_with_a_block_between_limits_that_drifted_are_void() -> None:
+    steady, drifting = block("seed 1", 105), block("10 ms", 115)
+    assert overload(seed=steady, tight=steady).void == ()
+    reason = "10 ms: the capacity drifted by 15.0 %, more than 10 %"
+    assert overload(seed=steady, tight=drifting).void == (reason,)
 
 
 def test_figures_by_a_capacity_that_was_only_a_lower_bound_are_void() -> None:
-    assert "not bracketed" in overload(100, Found(100, math.inf)).void[0]
+    unbounded = block("seed 1", 100, math.inf)
+    assert "not bracketed" in overload(seed=unbounded, tight=block("10 ms", 100)).void[0]
