@@ -110,7 +110,7 @@ def _goal_points(what: str, loss: float, most: float) -> Goal:
 
 
 def _against_fixed(rows: Sequence[Row], fixed: Sequence[Row]) -> Iterator[Goal]:
-    for load in dict.fromkeys(row.load for row in fixed):
+    for load in sorted({row.load for row in fixed}, key=lambda load: load.multiple):
         own = {row.seed: row for row in rows if row.load == load}
         by_stage: dict[str, list[Row]] = {}
         for row in fixed:
