@@ -7,7 +7,10 @@ so the requests are written here, in one piece.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -31,18 +34,37 @@ def service(start_service: Start) -> Service:
 
 def post(service: Service, query: str, body: bytes, media: str) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Status, headers and JSON of a POST that leaves in one write."""
+    with service.front.connect() as connection:
+        connection.sendall(request(query, body, media))
+        return response(connection)
+
+
+def request(query: str, body: bytes, media: str = "image/webp") -> bytes:
     head = (
         f"POST /classify?{query} HTTP/1.1\r\nHost: test\r\nContent-Type: {media}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    with service.front.connect() as connection, connection.makefile("rb") as reader:
-        connection.sendall(head.encode() + body)
+    return head.encode() + body
+
+
+def response(connection: socket.socket) -> tuple[int, dict[str, str], dict[str, Any]]:
+    with connection.makefile("rb") as reader:
         status = int(reader.readline().split()[1])
         fields: dict[str, str] = {}
         while (line := reader.readline().strip()) != b"":
             name, _, value = line.decode().partition(": ")
             fields[name] = value
         return status, fields, json.loads(reader.read(int(fields["content-length"])))
+
+
+@contextmanager
+def standing_still(service: Service) -> Iterator[None]:
+    """Whatever is sent meanwhile is read in one turn of the front end's loop."""
+    service.front.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        service.front.process.send_signal(signal.SIGCONT)
 
 
 def lasting(document: dict[str, Any]) -> dict[str, Any]:
@@ -111,16 +133,53 @@ def test_both_ways_give_the_same_and_count_once(service: Service, case: str) -> 
 def test_a_client_that_leaves_is_counted_and_its_job_cancelled(service: Service) -> None:
     service.engine.behaviour = silent
     post(service, "deadline_ms=100", WEBP, "image/webp")  # from now on it is known
-    head = f"POST /classify?deadline_ms=100 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(WEBP)}\r\n\r\n"
     left, status = counter(service, "anytime_clients_left_total"), 'route="/classify",status="499"'
     gone = f'anytime_requests_total{{model="tiny@1",{status}}}'
     before = counter(service, gone)
     service.engine.cancelled.clear()
     jobs = len(service.engine.jobs)
     connection = service.front.connect()
-    connection.sendall(head.encode() + WEBP)
+    connection.sendall(request("deadline_ms=100", WEBP))
     wait_while(lambda: len(service.engine.jobs) == jobs)
     connection.close()
     wait_while(lambda: counter(service, gone) == before)
     assert counter(service, "anytime_clients_left_total") == left + 1
     wait_while(lambda: not service.engine.cancelled)
+
+
+def test_what_is_read_together_is_decoded_in_the_order_of_its_deadlines(service: Service) -> None:
+    service.engine.behaviour = whole_ladder
+    queries = [f"deadline_ms={milliseconds}" for milliseconds in (5003, 4503, 4003, 5503)]
+    connections = [service.front.connect() for _ in queries]
+    for connection, query in zip(connections, queries, strict=True):
+        for _ in range(2):  # from now on it is known, and the connection is one that has been read from
+            connection.sendall(request(query, WEBP))
+            assert response(connection)[0] == 200
+    before = len(service.engine.jobs)
+    with standing_still(service):
+        for connection, query in zip(connections, queries, strict=True):
+            connection.sendall(request(query, WEBP))
+    assert [response(connection)[0] for connection in connections] == [200] * len(queries)
+    deadlines = [job.deadline_ns for job in service.engine.jobs[before:]]
+    assert len(deadlines) == len(queries)
+    assert deadlines == sorted(deadlines)
+    for connection in connections:
+        connection.close()
+
+
+def test_a_client_that_has_left_before_its_image_was_decoded_is_counted_once(service: Service) -> None:
+    service.engine.behaviour = silent
+    query = "deadline_ms=101"
+    post(service, query, WEBP, "image/webp")
+    gone = 'anytime_requests_total{model="tiny@1",route="/classify",status="499"}'
+    before, left = counter(service, gone), counter(service, "anytime_clients_left_total")
+    connection = service.front.connect()
+    connection.sendall(request("deadline_ms=5003", b"nonsense"))
+    assert response(connection)[0] == 422
+    with standing_still(service):
+        connection.sendall(request(query, WEBP))
+        connection.close()
+    wait_while(lambda: counter(service, gone) == before)
+    assert counter(service, gone) == before + 1
+    assert counter(service, "anytime_clients_left_total") == left + 1
+    wait_while(lambda: counter(service, "anytime_jobs_in_flight") > 0)
