@@ -3,8 +3,8 @@
 At real-time priority above everything else that runs here, it is late only when the machine (or its
 hypervisor) was away. Without that priority it also sees ordinary competition, and its gaps excuse nothing:
 see `trustworthy`. A loop that spins would take the very core it watches; this one takes about a fiftieth
-of it. Run as a process: `python -m loadtest.stalls CPU SECONDS`, which prints JSON at SIGTERM or when its
-time is over.
+of it. Run as a process: `python -m loadtest.stalls CPU SECONDS NANOSECONDS`, which notes gaps longer than these
+nanoseconds and prints JSON at SIGTERM or when its time is over.
 """
 
 import json
@@ -50,51 +50,59 @@ def touched(
 
 
 class Meters:
-    """Running meters; `stop()` gives what all of them saw."""
+    """Running meters; `stop()` gives what all of them saw.
 
-    def __init__(self, cpus: Sequence[int], seconds: float) -> None:
+    Attributes:
+        trustworthy: once stopped, whether all of them had the priority that they need.
+        gaps: once stopped, what each core's meter saw, as `stop` gives it.
+    """
+
+    def __init__(self, cpus: Sequence[int], seconds: float, threshold_ns: int = THRESHOLD_NS) -> None:
         command = [sys.executable, "-m", "loadtest.stalls"]
-        self._children = [
-            subprocess.Popen([*command, str(cpu), str(seconds)], stdout=subprocess.PIPE) for cpu in cpus
-        ]
+        self._children = {
+            cpu: subprocess.Popen(
+                [*command, str(cpu), str(seconds), str(threshold_ns)], stdout=subprocess.PIPE
+            )
+            for cpu in cpus
+        }
         self.trustworthy = False
-        for child in self._children:
+        self.gaps: dict[int, NDArray[np.int64]] = {}
+        for child in self._children.values():
             assert child.stdout is not None
             child.stdout.readline()  # it has its core and its priority, and measures
 
     def stop(self) -> NDArray[np.int64]:
         """Ends the meters and gives their gaps on CLOCK_MONOTONIC, merged: int64 [n, 2]."""
-        reports = []
-        for child in self._children:
+        reports = {}
+        for cpu, child in self._children.items():
             child.terminate()
             output, _ = child.communicate(timeout=10)
-            reports.append(json.loads(output))
-        self._children = []
-        self.trustworthy = bool(reports) and all(report["real_time"] for report in reports)
-        return merge([(begin, end) for report in reports for begin, end in report["gaps"]])
+            reports[cpu] = json.loads(output)
+        self._children = {}
+        self.trustworthy = bool(reports) and all(report["real_time"] for report in reports.values())
+        self.gaps = {cpu: merge(report["gaps"]) for cpu, report in reports.items()}
+        return merge([gap for report in reports.values() for gap in report["gaps"]])
 
     def abandon(self) -> None:
         """Ends what still runs, without asking what it saw."""
-        for child in self._children:
+        for child in self._children.values():
             child.kill()
             child.communicate()
-        self._children = []
+        self._children = {}
 
 
 @contextmanager
-def metering(cpus: Sequence[int], seconds: float) -> Iterator[Meters]:
-    """Meters on `cpus` for at most `seconds`; whatever happens, none outlives the block."""
-    meters = Meters(cpus, seconds)
+def metering(cpus: Sequence[int], seconds: float, threshold_ns: int = THRESHOLD_NS) -> Iterator[Meters]:
+    """Meters on `cpus` for at most `seconds`, noting gaps above `threshold_ns`; none outlives the block."""
+    meters = Meters(cpus, seconds, threshold_ns)
     try:
         yield meters
     finally:
         meters.abandon()
 
 
-def watch(seconds: float, stop: list[bool]) -> list[tuple[int, int]]:
-    """Sleeps from instant to instant and returns the (intended, real) wake-ups more than THRESHOLD_NS
-    apart.
-    """
+def watch(seconds: float, stop: list[bool], threshold_ns: int = THRESHOLD_NS) -> list[tuple[int, int]]:
+    """Sleeps from instant to instant and returns the (intended, real) wake-ups more than `threshold_ns` apart."""
     gaps: list[tuple[int, int]] = []
     due = now = time.monotonic_ns()
     end = due + round(seconds * 1e9)
@@ -102,7 +110,7 @@ def watch(seconds: float, stop: list[bool]) -> list[tuple[int, int]]:
         due += PERIOD_NS
         time.sleep(max(0, due - now) / 1e9)
         now = time.monotonic_ns()
-        if now - due > THRESHOLD_NS:
+        if now - due > threshold_ns:
             gaps.append((due, now))
             due = now
     return gaps
@@ -110,7 +118,7 @@ def watch(seconds: float, stop: list[bool]) -> list[tuple[int, int]]:
 
 def main() -> None:
     """The meter process."""
-    cpu, seconds = int(sys.argv[1]), float(sys.argv[2])
+    cpu, seconds, threshold_ns = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     stop: list[bool] = []
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -121,7 +129,7 @@ def main() -> None:
     parent = os.getppid()
     hold = take({cpu}, METER_PRIORITY)
     print("ready", flush=True)
-    gaps = watch(seconds, stop)
+    gaps = watch(seconds, stop, threshold_ns)
     if os.getppid() == parent:
         print(json.dumps({"real_time": hold.real_time, "gaps": gaps}), flush=True)
 

@@ -5,24 +5,56 @@ One that came first of all but too late is an answer too, and late. Pure: messag
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.records import NEVER, STOP_REASONS, Outcome, Records, Run, empty_records
 from loadtest.replay.bench import Heard, ReplayPlan
+from loadtest.stalls import touched
 from loadtest.summary import sender_late_ms
 from server.messages import Done, Refinement
 
 SENDER_LIMIT_MS = 0.2
+MOST_IN_STALLS = 0.01
 COMPLETE = frozenset({"deepest", "confident", "no_gain"})
 
 
-def kept_time(records: Records) -> bool:
-    """p99.9 of the generator's lateness is within SENDER_LIMIT_MS."""
-    if not len(records):
-        return True
-    return bool(np.quantile(sender_late_ms(records), 0.999, method="inverted_cdf") <= SENDER_LIMIT_MS)
+@dataclass(frozen=True)
+class Punctuality:
+    """How late the generator came to its requests, p99.9 in ms.
+
+    Attributes:
+        all_ms: of all requests.
+        outside_ms: of those that met no stall of its core, recorded by the meter (stalls.py).
+        in_stalls: share of the others.
+    """
+
+    all_ms: float
+    outside_ms: float
+    in_stalls: float
+
+    @property
+    def kept_time(self) -> bool:
+        """It was late only where the machine was away, and that was seldom."""
+        return self.outside_ms <= SENDER_LIMIT_MS and self.in_stalls <= MOST_IN_STALLS
+
+
+def punctuality(records: Records, stalls_ns: NDArray[np.int64]) -> Punctuality:
+    """Of one run.
+
+    `stalls_ns` are those of the generator's core, from the run's zero, int64 [n, 2]; none where none are known.
+    """
+    picked = np.where(records["picked_ns"] == NEVER, np.iinfo(np.int64).max, records["picked_ns"])
+    met = touched(records["intended_ns"], picked, stalls_ns)
+    late_ms = sender_late_ms(records)
+    share = float(met.mean()) if len(met) else 0.0
+    return Punctuality(_p999(late_ms), _p999(late_ms[~met]), share)
+
+
+def _p999(milliseconds: NDArray[np.float64]) -> float:
+    return float(np.quantile(milliseconds, 0.999, method="inverted_cdf")) if len(milliseconds) else 0.0
 
 
 def to_run(plan: ReplayPlan, heard: Heard, labels: NDArray[np.int16], stages: Sequence[str]) -> Run:

@@ -59,7 +59,7 @@ def test_meters_report_gaps_as_intervals_and_end_with_their_block() -> None:
     assert (stalls[:, 0] < stalls[:, 1]).all()
     assert (stalls[:, 1] > begun - 10**9).all()
     with metering((0,), 60) as abandoned:
-        children = list(abandoned._children)
+        children = list(abandoned._children.values())
     assert all(child.returncode is not None for child in children)
 
 

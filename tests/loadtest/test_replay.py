@@ -14,7 +14,7 @@ from loadtest.records import Outcome, load_run
 from loadtest.replay.bench import EngineSilent, Replayer, ReplayPlan
 from loadtest.replay.command import deepest_capacity
 from loadtest.replay.engine import EngineSettings, RunningEngine, engine
-from loadtest.replay.rows import to_run
+from loadtest.replay.rows import Punctuality, to_run
 from tests.loadtest.synthetic import noise_zip
 from tests.models import publish_tiny_model
 
@@ -127,8 +127,10 @@ def test_the_command_writes_a_report_its_figures_and_the_raw_records(
 def test_a_run_whose_generator_stayed_late_is_tried_again_after_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = iter([False, False, False, True, False, True])
-    monkeypatch.setattr("loadtest.replay.command.kept_time", lambda _records: next(kept))
+    late_ms = iter([9.0, 9.0, 9.0, 0.1, 9.0, 0.1])
+    monkeypatch.setattr(
+        "loadtest.replay.command.punctuality", lambda *_: Punctuality(9.0, next(late_ms), 0.001)
+    )
     status, out = replayed(tmp_path, "100,200")
     runs = json.loads(out.with_suffix(".json").read_text())["runs"]
     assert [run["repeats"] for run in runs] == [4, 0]

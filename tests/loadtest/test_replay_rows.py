@@ -7,7 +7,7 @@ import pytest
 
 from loadtest.records import NEVER, STOP_REASONS, Outcome, Run
 from loadtest.replay.bench import Heard, ReplayPlan
-from loadtest.replay.rows import kept_time, to_run
+from loadtest.replay.rows import punctuality, to_run
 from loadtest.summary import in_time, latency_ms, right, summarise
 from server.messages import Done, Refinement
 
@@ -93,7 +93,30 @@ def test_what_was_never_heard_of_has_timed_out() -> None:
     assert summarise(run).attainment == 0.5
 
 
+NO_STALLS = np.zeros((0, 2), np.int64)
+
+
 def test_a_generator_that_was_late_is_told() -> None:
-    assert kept_time(rows(count=100, late_ms=0.1).records)
-    assert not kept_time(rows(count=100, late_ms=0.3).records)
-    assert kept_time(rows(count=0).records)
+    assert punctuality(rows(count=100, late_ms=0.1).records, NO_STALLS).kept_time
+    assert not punctuality(rows(count=100, late_ms=0.3).records, NO_STALLS).kept_time
+    assert punctuality(rows(count=0).records, NO_STALLS).kept_time
+
+
+def test_a_generator_is_late_where_its_core_was_away_and_that_is_not_its_fault() -> None:
+    run = rows(count=200)
+    run.records["picked_ns"][7] += 2 * MS  # one in two hundred
+    stall = np.array([[70 * MS, 72 * MS]])
+    late = punctuality(run.records, stall)
+    assert late.kept_time
+    assert (late.all_ms, late.outside_ms, late.in_stalls) == (2.0, 0.0, 0.005)
+    assert not punctuality(run.records, stall + 20 * MS).kept_time  # at another time
+    run.records["picked_ns"][8:11] += 2 * MS
+    stalls = np.array([[70 * MS, 112 * MS]])
+    assert punctuality(run.records, stalls).outside_ms == 0.0
+    assert not punctuality(run.records, stalls).kept_time  # 2 % are too many
+
+
+def test_a_job_that_was_never_sent_is_infinitely_late() -> None:
+    run = rows(count=100)
+    run.records["picked_ns"][99] = NEVER
+    assert not punctuality(run.records, NO_STALLS).kept_time
