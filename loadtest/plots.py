@@ -12,11 +12,6 @@ from loadtest.overload.bench import OverloadFigures
 from loadtest.overload.rows import Load, Row, rate_of
 
 _TITLE_WIDTH = 100  # characters that fit beside each other
-_LINES = {
-    "attainment": "in time",
-    "effective_accuracy": "effective accuracy (right and in time)",
-    "accuracy_in_time": "accuracy of what is in time",
-}
 
 
 def _by_load(figures: OverloadFigures) -> dict[Load, list[Row]]:
@@ -30,16 +25,50 @@ def _label(rows: Sequence[Row]) -> str:
     return f"{rows[0].load.multiple:g}×\n{rate_of(rows):.0f}/s{capped}"
 
 
-def _draw_shares(axes: Axes, groups: dict[Load, list[Row]]) -> None:
-    places = np.arange(len(groups))
-    for name, label in _LINES.items():
-        values = [[100 * getattr(row.summary, name) for row in rows] for rows in groups.values()]
-        means = np.array([np.mean(v) for v in values])
-        low, high = np.array([min(v) for v in values]), np.array([max(v) for v in values])
-        axes.errorbar(places, means, yerr=[means - low, high - means], marker="o", capsize=4, label=label)
+def _draw_in_time(axes: Axes, figures: OverloadFigures, groups: dict[Load, list[Row]]) -> None:
+    for stage in figures.model.stage_names:
+        alone = {row.load: 100 * row.summary.attainment for row in figures.survey if row.pinned == stage}
+        axes.plot(
+            range(len(groups)), [alone[load] for load in groups], "s--", label=f"{stage} alone (survey)"
+        )
+    shares = [[100 * row.summary.attainment for row in rows] for rows in groups.values()]
+    _draw_range(axes, range(len(groups)), shares, "anytime", "ko-")
     axes.set_ylim(0, 102)
-    axes.set_ylabel("% (mean, lowest and highest seed)")
+    axes.set_ylabel("in time, % of all offered")
     axes.legend(loc="lower left")
+
+
+def _draw_accuracy(axes: Axes, figures: OverloadFigures, groups: dict[Load, list[Row]]) -> None:
+    loads = list(groups)
+    right = [[100 * row.summary.effective_accuracy for row in rows] for rows in groups.values()]
+    _draw_range(axes, range(len(groups)), right, "anytime", "ko-")
+    for number, stage in enumerate(figures.model.stage_names):
+        alone = {
+            place: [
+                100 * row.summary.effective_accuracy
+                for row in figures.fixed
+                if (row.pinned, row.load) == (stage, load)
+            ]
+            for place, load in enumerate(loads)
+        }
+        measured = {place: values for place, values in alone.items() if values}
+        if measured:
+            _draw_range(axes, list(measured), list(measured.values()), f"{stage} alone", f"C{number}s--")
+    bounds = [[100 * row.bound for row in rows if row.bound is not None] for rows in groups.values()]
+    if all(bounds):
+        means = [float(np.mean(each)) for each in bounds]
+        axes.plot(range(len(groups)), means, "_", color="0.4", markersize=20, label="bound U2")
+    axes.set_ylabel("right and in time, % of all offered")
+    axes.legend(loc="lower left")
+
+
+def _draw_range(
+    axes: Axes, places: Sequence[int], values: Sequence[Sequence[float]], label: str, fmt: str
+) -> None:
+    """Means with the lowest and highest seed."""
+    means = np.array([np.mean(each) for each in values])
+    low, high = np.array([min(each) for each in values]), np.array([max(each) for each in values])
+    axes.errorbar(places, means, yerr=[means - low, high - means], fmt=fmt, capsize=4, label=label)
 
 
 def _draw_mix(axes: Axes, groups: dict[Load, list[Row]], stages: Sequence[str]) -> None:
@@ -57,7 +86,7 @@ def _draw_mix(axes: Axes, groups: dict[Load, list[Row]], stages: Sequence[str]) 
         hatch="//",
     )
     axes.set_ylabel("last rung of the answer, % of all offered")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=len(stages) + 1, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, frameon=False)
 
 
 def _mean_share(rows: Sequence[Row], stage: str) -> float:
@@ -71,13 +100,14 @@ def _mean_share(rows: Sequence[Row], stage: str) -> float:
 
 
 def draw_overload(figures: OverloadFigures, path: Path) -> None:
-    """Shares and stage mix against load, as a PNG."""
+    """In time, right and in time, and stage mix against load, as a PNG."""
     groups = _by_load(figures)
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_shares(left, groups)
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _draw_in_time(left, figures, groups)
+    _draw_accuracy(middle, figures, groups)
     _draw_mix(right, groups, figures.model.stage_names)
-    for axes in (left, right):
+    for axes in (left, middle, right):
         axes.set_xticks(np.arange(len(groups)), [_label(rows) for rows in groups.values()])
         axes.set_xlabel("load: multiple of capacity, requests/s")
     reasons = "\n".join(

@@ -14,9 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
 
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 60.0
@@ -45,23 +48,26 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def get_json(host: str, port: int, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
-    """Status and parsed body of a GET; body None where it is not JSON. Raises OSError where nobody
-    answers.
-    """
+def get_text(host: str, port: int, path: str, timeout_s: float = 5.0) -> tuple[int, str]:
+    """Status and body of a GET. Raises OSError where nobody answers."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        text = response.read()
+        return response.status, response.read().decode(errors="replace")
     except http.client.HTTPException as error:
         raise ConnectionError(f"no HTTP answer to GET {path}") from error
     finally:
         connection.close()
+
+
+def get_json(host: str, port: int, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
+    """Status and parsed body of a GET; body None where it is not JSON. Raises OSError where nobody answers."""
+    status, text = get_text(host, port, path, timeout_s)
     try:
-        return response.status, json.loads(text)
+        return status, json.loads(text)
     except ValueError:
-        return response.status, None
+        return status, None
 
 
 def descendants(pid: int) -> list[int]:
@@ -143,6 +149,20 @@ class RunningServer(Server):
     def cpu_ns(self) -> dict[str, int]:
         """CPU time by role until now, in nanoseconds."""
         return {role: sum(cpu_ns(pid) for pid in pids) for role, pids in self.roles.items()}
+
+    def buckets(self, metric: str) -> dict[float, float]:
+        """A histogram of /metrics, summed over its labels: observations up to each bound, the last infinite.
+
+        Empty where it is not told. Raises OSError where nobody answers.
+        """
+        status, text = get_text(self.host, self.port, "/metrics")
+        counts: dict[float, float] = {}
+        for family in text_string_to_metric_families(text if status == HTTPStatus.OK else ""):
+            for sample in family.samples:
+                if sample.name == f"{metric}_bucket":
+                    bound = float(sample.labels["le"])
+                    counts[bound] = counts.get(bound, 0.0) + sample.value
+        return counts
 
     def memory(self) -> Memory:
         """Memory of all its processes now."""

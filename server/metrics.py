@@ -83,6 +83,12 @@ class FrontEndMetrics:
         self.refused = Counter(
             "anytime_refused", "Images refused before any work was done.", ["reason"], registry=registry
         )
+        self.refusal = Histogram(
+            "anytime_refusal_seconds",
+            "Time from when a request was read until its refusal was ready to be written.",
+            buckets=SHORT,
+            registry=registry,
+        )
         self.left = Counter(
             "anytime_clients_left", "Requests whose client left before the answer.", registry=registry
         )

@@ -60,6 +60,11 @@ class Tally:
         if job.by_clock:
             self._lag.answered(now_ns - job.due_ns)
 
+    def refusal(self, problem: Problem, spent_ns: int) -> None:
+        """A request got this problem, after `spent_ns` nanoseconds from when it was read."""
+        if isinstance(problem, Unavailable):
+            self._metrics.refusal.observe(spent_ns / 1e9)
+
     def problem(self, problem: Problem) -> None:
         """An image got a problem instead of an answer."""
         if isinstance(problem, Unavailable):

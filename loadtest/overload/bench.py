@@ -30,6 +30,7 @@ SURVEY_SEED, SURVEY_S = 0, 5.0
 NEARLY_BEST = 0.005  # in effective accuracy
 HOPELESS_MS, HOPELESS_SHARE = 0.5, 0.05
 HOPELESS_AROUND = (0.4, 0.8)  # of the ceiling
+REFUSALS = "anytime_refusal_seconds"
 
 
 class NoCapacity(Exception):
@@ -142,6 +143,7 @@ class Runner:
         """One run."""
         budgets_ms = some_hopeless(deadline_ms, seed) if hopeless else deadline_ms
         plan = self.rig.poisson_plan(server, load.rate, self.seconds, seed, budgets_ms)
+        refusals = server.buckets(REFUSALS) if hopeless else {}
         before = server.cpu_ns()
         kind = "survey" if self.survey else "overload"
         name = [f"{kind}-{load.multiple:g}x", *(["ceiling"] if load.of_ceiling else []), pinned]
@@ -154,7 +156,9 @@ class Runner:
         }
         sound = in_time(run.records) & right(run.records)
         row = Row(load, seed, run.facts["repeats"], summarise(run), spent, pinned, hopeless, right=sound)
-        if self.hindsight is None or pinned or hopeless:
+        if hopeless:
+            return replace(row, refused_within_ms=within_ms(refusals, server.buckets(REFUSALS)))
+        if self.hindsight is None or pinned:
             return row
         outside_us = sum(us for role, us in spent.items() if role != "engine")
         return replace(
@@ -162,6 +166,15 @@ class Runner:
             deepest=self.hindsight.deepest(run.records),
             bound=self.hindsight.bound(run.records, outside_us),
         )
+
+
+def within_ms(before: Mapping[float, float], after: Mapping[float, float]) -> float | None:
+    """The bound below which 99 % of what a histogram counted in between lies; None of nothing."""
+    counted = {bound: count - before.get(bound, 0.0) for bound, count in after.items()}
+    total = max(counted.values(), default=0.0)
+    if not total:
+        return None
+    return 1000 * min(bound for bound, count in counted.items() if count >= 0.99 * total)
 
 
 def bench_overload(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.summary import Summary
+from loadtest.summary import Summary, json_values
 
 CEILING_PART = 0.8
 
@@ -45,6 +45,8 @@ class Row:
         hopeless: whether some requests had a deadline that nothing can meet, to see how soon they are refused.
         deepest: share of the run's images that the whole ladder gets right; None without a recording of the model.
         bound: effective accuracy of the bound U2, with the front end charged to the same core; None likewise.
+        refused_within_ms: in which the server had refused 99 % of those it refused, by its own clock and to a bound of
+            its histogram; None where some were not hopeless, or it does not tell.
         right: bool [offered], whether the request was answered rightly and in time; the same requests in the same
             order in every run of a load and seed.
     """
@@ -58,6 +60,7 @@ class Row:
     hopeless: bool = False
     deepest: float | None = None
     bound: float | None = None
+    refused_within_ms: float | None = None
     right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,6 +77,7 @@ class Row:
             "hopeless": self.hopeless,
             "deepest_accuracy": self.deepest,
             "bound_u2": self.bound,
+            "server_refused_within_ms": json_values(self.refused_within_ms),
             "cpu_us_per_request": self.cpu_us,
             **self.summary.to_json(),
         }

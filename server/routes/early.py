@@ -39,6 +39,7 @@ class EarlyRefusal:
         desk = self._desk
         if not desk.door.refusing(received_ns):
             return False
+        read_ns = desk.clock()
         path, _, query_string = url.partition(b"?")
         route = self._routes.get(path)
         query = desk.parser.known(query_string) if route is not None else None
@@ -51,13 +52,19 @@ class EarlyRefusal:
         try:
             desk.door.enter(model, received_ns, received_ns + query.budget_ns, client)
         except Unavailable as problem:
-            return self._refuse(problem, route, model.key, headers, received_ns)
+            return self._refuse(problem, route, model.key, headers, received_ns, read_ns)
         except Problem:
             return False
         return True
 
     def _refuse(
-        self, problem: Unavailable, route: str, model: str, headers: Headers, received_ns: int
+        self,
+        problem: Unavailable,
+        route: str,
+        model: str,
+        headers: Headers,
+        received_ns: int,
+        read_ns: int,
     ) -> Response:
         given = next((value for name, value in headers if name == b"x-request-id"), None)
         request_id = self._desk.ids.given_or_new(given)
@@ -72,4 +79,6 @@ class EarlyRefusal:
                 "elapsed_ms": elapsed_ms,
             }
             access.info("request", extra=fields)
-        return problem_response(problem, request_id)
+        response = problem_response(problem, request_id)
+        self._tally.refusal(problem, self._desk.clock() - read_ns)
+        return response

@@ -124,10 +124,10 @@ class Express:
         try:
             return step()
         except Problem as problem:
-            return self._hot.response_to(problem, request.id)
+            return self._hot.response_to(problem, request)
         except Exception:
             log.exception("a request failed", extra={"request_id": request.id})
-            return self._hot.response_to(Internal(), request.id)
+            return self._hot.response_to(Internal(), request)
 
     def _answer(self, request: Request, exchange: Exchange, response: Response) -> None:
         request.close()

@@ -115,17 +115,19 @@ class HotRoute:
             request.close()
         self.count(request, status or reply.status)
 
-    def response_to(self, problem: Problem, request_id: str) -> Response:
+    def response_to(self, problem: Problem, request: Request) -> Response:
         """A problem as a response, counted."""
         self._tally.problem(problem)
-        return problem_response(problem, request_id)
+        response = problem_response(problem, request.id)
+        self._tally.refusal(problem, self._desk.clock() - request.read_ns)
+        return response
 
     async def _tell(self, request: Request, problem: Problem, reply: Reply) -> None:
         if reply.started:
             self._tally.problem(problem)
             await self._responder.break_off(request, problem, reply)
         else:
-            await reply.whole(*self.response_to(problem, request.id))
+            await reply.whole(*self.response_to(problem, request))
 
     def count(self, request: Request, status: int) -> None:
         """The request is over."""

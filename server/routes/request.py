@@ -74,7 +74,8 @@ class Request:
 
     Attributes:
         id: given by the client or made.
-        received_ns: when its headers were complete.
+        received_ns: when its headers were complete, at the earliest.
+        read_ns: when they were read.
         query: its parameters, once `read` has parsed them.
         model: the model meant.
         uploads: its files; one without a name if the body is the image itself.
@@ -97,6 +98,7 @@ class Request:
         "jobs",
         "model",
         "query",
+        "read_ns",
         "received_ns",
         "uploads",
     )
@@ -117,6 +119,7 @@ class Request:
         self._content_type = b""
         self._content_length: bytes | None = None
         self.received_ns = received_ns
+        self.read_ns = desk.clock()
         given_id = None
         for name, value in headers:
             if name == b"content-type":

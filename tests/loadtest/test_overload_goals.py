@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.overload.bench import loads_by_best_stage, of_stages
+from loadtest.overload.bench import loads_by_best_stage, of_stages, within_ms
 from loadtest.overload.goals import Goal, goals, table
 from loadtest.overload.hindsight import Hindsight, open_hindsight
 from loadtest.overload.rows import Load, Row
@@ -26,6 +27,7 @@ ON_TIME: dict[str, Any] = {"attainment": 1.0, "lateness_ms": EARLY, "outside_sta
 
 def row(load: Load, accuracy: float, **changes: Any) -> Row:
     fields = {"pinned": changes.pop("pinned", ""), "deepest": 0.91, "bound": 0.9}
+    fields["refused_within_ms"] = changes.pop("refused_within_ms", 0.5)
     summary = replace(summarise(RUN), rate=load.rate, effective_accuracy=accuracy, **(ON_TIME | changes))
     return Row(load, 1, 0, summary, {"frontends": 300.0}, **fields)
 
@@ -35,12 +37,13 @@ def load_of(multiple: float) -> Load:
 
 
 BELOW, AT, ABOVE = (Load(m, 2000 * m, False, 7 * m, of_ceiling=True) for m in (0.8, 1.0, 1.5))
+REFUSING = row(BELOW, 0.85, refusal_ms=Spread(1, 4, 9, 9))
 GOOD = {
     "rows": [row(load_of(m), a) for m, a in ((0.5, 0.909), (1.5, 0.9), (3.0, 0.89))],
     "fixed": [row(load_of(m), 0.85, pinned="column1") for m in (0.5, 1.5, 3.0)],
     "beyond": [row(AT, 0.4), row(ABOVE, 0.25, attainment=0.3)],
     "tight": [row(load_of(0.5), 0.9)],
-    "refusals": [row(BELOW, 0.85, refusal_ms=Spread(1, 4, 9, 9))],
+    "refusals": [REFUSING],
 }
 
 
@@ -68,7 +71,9 @@ def test_all_goals_are_reached_by_what_reaches_them() -> None:
         ({"beyond": [row(AT, 0.4), row(ABOVE, 0.25, timed_out=0.1)]}, "hang"),
         ({"tight": [row(load_of(0.5), 0.9, outside_stalls=Share(40, 0.99, 0.9))]}, "10 ms"),
         ({"tight": [row(load_of(0.5), 0.9, outside_stalls=None)]}, "10 ms"),
-        ({"refusals": [row(BELOW, 0.85, refusal_ms=Spread(1, 6, 9, 9))]}, "refusals"),
+        ({"refusals": [row(BELOW, 0.85, refusal_ms=Spread(1, 6, 9, 9))]}, "refusals at the client"),
+        ({"refusals": [REFUSING, replace(REFUSING, refused_within_ms=2.0)]}, "refusals in the server"),
+        ({"refusals": [REFUSING, replace(REFUSING, refused_within_ms=None)]}, "refusals in the server"),
     ],
 )
 def test_each_goal_can_be_missed(changes: dict[str, list[Row]], what: str) -> None:
@@ -105,6 +110,16 @@ def test_the_survey_names_the_best_stages_of_each_load_whatever_the_rate_is_now(
     now = [Load(0.5, 111, False, 0.5), Load(3.0, 666, True, 2.8)]
     rates = {stage: [load.rate for load in loads] for stage, loads in of_stages(best, now).items()}
     assert rates == {"joined": [111], "full": [111], "column1": [666]}
+
+
+def test_a_histogram_tells_the_bound_below_which_nearly_all_lies() -> None:
+    before = {0.001: 5.0, 0.002: 5.0, math.inf: 5.0}
+    after = {0.001: 15.0, 0.002: 1005.0, math.inf: 1005.0}
+    assert within_ms(before, after) == 2.0
+    assert within_ms({}, {0.001: 990.0, 0.002: 1000.0, math.inf: 1000.0}) == 1.0
+    assert within_ms({}, {0.001: 980.0, 0.002: 980.0, math.inf: 1000.0}) == math.inf
+    assert within_ms(after, after) is None
+    assert within_ms({}, {}) is None
 
 
 def test_what_was_not_measured_is_not_reached() -> None:

@@ -119,6 +119,7 @@ def test_both_ways_give_the_same_and_count_once(service: Service, case: str) -> 
     model = "" if case == "unknown model" else "tiny@1"
     requests = f'anytime_requests_total{{model="{model}",route="/classify",status="{status}"}}'
     before, images = counter(service, requests), counter(service, "anytime_answers_total")
+    refusals = counter(service, "anytime_refusal_seconds_count")
     long = post(service, query, body, media)
     short = post(service, query, body, media)
     assert long[0] == short[0] == status
@@ -127,6 +128,7 @@ def test_both_ways_give_the_same_and_count_once(service: Service, case: str) -> 
     assert long[2]["request_id"] != short[2]["request_id"] == short[1]["x-request-id"]
     assert counter(service, requests) == before + 2
     assert counter(service, "anytime_answers_total") == images + (2 if status == 200 else 0)
+    assert counter(service, "anytime_refusal_seconds_count") == refusals + (2 if status == 503 else 0)
     wait_while(lambda: counter(service, "anytime_jobs_in_flight") > 0)  # told of every 100 ms
 
 
