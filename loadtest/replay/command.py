@@ -250,7 +250,7 @@ def render(figures: ReplayFigures) -> str:
         "engine process over its own link; a request has what the engine had told the generator by its deadline. "
         f"A run counts if the generator's p99.9 was at most {SENDER_LIMIT_MS:g} ms late outside stalls that a meter of "
         f"higher priority saw on its core (gaps above {SENDER_LIMIT_MS:g} ms), and if these met at most "
-        f"{MOST_IN_STALLS:.0%} of the requests. {_punctuality(figures)} Void runs repeated: {repeats}."
+        f"{percent(MOST_IN_STALLS, 0)} of the requests. {_punctuality(figures)} Void runs repeated: {repeats}."
     )
     lines = [
         about,
@@ -272,7 +272,7 @@ def _punctuality(figures: ReplayFigures) -> str:
     strict = sum(each.all_ms <= SENDER_LIMIT_MS for each in kept)
     return (
         f"In the worst run p99.9 was {max(each.outside_ms for each in kept):.2f} ms outside stalls, "
-        f"{max(each.all_ms for each in kept):.2f} ms in all, and {max(each.in_stalls for each in kept):.2%} of the "
+        f"{max(each.all_ms for each in kept):.2f} ms in all, and {percent(max(each.in_stalls for each in kept))} of the "
         f"requests met a stall; in {strict} of {len(kept)} runs it was within {SENDER_LIMIT_MS:g} ms, stalls and all."
     )
 
