@@ -7,7 +7,7 @@ handed on until somebody releases it, once.
 from __future__ import annotations
 
 from server.catalog import ModelView
-from server.deadlines import Clock
+from server.deadlines import NEVER, Clock
 from server.engine_view import EngineView
 from server.errors import (
     Draining,
@@ -58,6 +58,8 @@ class Door:
     Attributes:
         draining: set at SIGTERM; lets nobody in.
         in_work: permits that are out.
+        asked: requests that wanted to be taken on.
+        tightest_ns: the tightest budget of those since somebody set it to NEVER.
         body_bytes: bytes of bodies that are still being received.
     """
 
@@ -82,6 +84,8 @@ class Door:
         self._refused_ns = -MOMENT_NS
         self.draining = False
         self.in_work = 0
+        self.asked = 0
+        self.tightest_ns = NEVER
         self.body_bytes = 0
 
     def admit(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> Permit:
@@ -123,6 +127,8 @@ class Door:
 
     def enter(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> None:
         """Takes a request on, before its body is read. Raises what `admit` would, and Overloaded above the rate."""
+        self.asked += 1
+        self.tightest_ns = min(self.tightest_ns, deadline_ns - received_ns)
         self.check(model, received_ns, deadline_ns, client)
         now = self._clock()
         wait_ns = self._view.first_answer_ns(model.key) + self._lag.guard_ns

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import math
+import os
 import resource
 import signal
 import socket
@@ -35,6 +36,7 @@ from server.arrivals import Arrivals
 from server.busy import Busy
 from server.catalog import Catalog
 from server.child import ChildContext, Processes
+from server.coalescing import Coalescing
 from server.connections import Connection, protocol
 from server.deadlines import Deadlines, TimerfdAlarm
 from server.decoding import Decoder, warm_up
@@ -56,7 +58,7 @@ from server.routes.hot import HotRoute
 from server.routes.query import QueryParser
 from server.routes.request import Desk, RequestIds
 from server.routes.stream import Stream
-from server.settings import Settings
+from server.settings import Settings, threads_of
 from server.tally import Tally
 from server.throttle import Throttle
 
@@ -99,6 +101,8 @@ class FrontEnd:
         self.link = (Prompter if rehearsing else Link)(context.engine_socket, self.view, clock)
         self.jobs = Jobs(self.view, self.deadlines, self.link.send, clock)
         self.throttle = Throttle()
+        _, shared = threads_of(settings, len(os.sched_getaffinity(0)))
+        self.coalescing = Coalescing(self.deadlines, shared=shared)
         self.door = Door(
             self.view,
             self.lag,
@@ -224,6 +228,7 @@ class FrontEnd:
             doorman=self.doorman,
             jobs=self.jobs,
             busy=self.busy,
+            coalescing=self.coalescing,
             metrics=self.metrics,
             server=server,
             drain_ns=int(self.context.settings.drain_s * 1e9),
@@ -267,7 +272,8 @@ class FrontEnd:
         return _HttpServer(config)
 
     def _protocol(self) -> Callable[..., Connection]:
-        arrivals = Arrivals(asyncio.get_running_loop().call_soon, self.clock, self.busy)
+        call_soon, pause = asyncio.get_running_loop().call_soon, self.coalescing.pause_ns
+        arrivals = Arrivals(call_soon, self.clock, self.busy, pause)
         return protocol(self.doorman, arrivals, self.early, self.express)
 
     def _drain(self) -> None:

@@ -19,7 +19,7 @@ Callback = Callable[[], object]
 Clock = Callable[[], int]
 
 _COMPACT_ABOVE = 4096  # cancelled entries; they cost memory only
-_NEVER = 1 << 62
+NEVER = 1 << 62
 
 
 class Alarm(Protocol):
@@ -52,7 +52,7 @@ class Deadlines:
         self._alarm: Alarm | None = None
         self._heap: list[tuple[int, int, Entry]] = []
         self._order = itertools.count()
-        self._armed_ns = _NEVER
+        self._armed_ns = NEVER
         self._cancelled = 0
 
     def use(self, alarm: Alarm) -> None:
@@ -78,9 +78,17 @@ class Deadlines:
             heapq.heapify(self._heap)
             self._cancelled = 0
 
+    def next_ns(self) -> int:
+        """When the next entry is due that has not been cancelled; NEVER without any."""
+        heap = self._heap
+        while heap and heap[0][2].callback is None:
+            heapq.heappop(heap)
+            self._cancelled -= 1
+        return heap[0][0] if heap else NEVER
+
     def ring(self) -> None:
         """Calls everything that is due, then sets the alarm for the next."""
-        self._armed_ns = _NEVER
+        self._armed_ns = NEVER
         now = self._clock()
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].callback is None):
             callback = heapq.heappop(self._heap)[2]

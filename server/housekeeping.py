@@ -12,7 +12,8 @@ import uvicorn
 
 from server.admission import Door
 from server.busy import Busy
-from server.deadlines import Clock, Deadlines
+from server.coalescing import Coalescing
+from server.deadlines import NEVER, Clock, Deadlines
 from server.doorman import SWEEP_NS, Doorman
 from server.jobs import Jobs
 from server.lag import TICK_NS, Lag
@@ -41,6 +42,7 @@ class Housekeeping:
     doorman: Doorman
     jobs: Jobs
     busy: Busy
+    coalescing: Coalescing
     metrics: FrontEndMetrics
     server: uvicorn.Server
     drain_ns: int
@@ -60,6 +62,8 @@ class Housekeeping:
         late_ns = now - self._next_ns
         self.lag.ticked(late_ns)
         self.throttle.ticked(late_ns, now)
+        self.coalescing.ticked(TICK_NS + late_ns, self.door.asked, self.door.tightest_ns)
+        self.door.tightest_ns = NEVER
         pressed = self.throttle.pressed(now)
         self.link.press(pressed)
         if pressed:

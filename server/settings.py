@@ -140,3 +140,9 @@ class Settings(BaseSettings):
         "info", description="Least level that is logged."
     )
     access_log: bool = Field(False, description="Log a line for every request.")
+
+
+def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
+    """(threads of a launch, whether they share cores with front ends): by default the cores that front ends leave."""
+    threads = settings.engine_threads or max(1, cores - settings.workers)
+    return threads, threads + settings.workers > cores

@@ -272,8 +272,9 @@ def _punctuality(figures: ReplayFigures) -> str:
     strict = sum(each.all_ms <= SENDER_LIMIT_MS for each in kept)
     return (
         f"In the worst run p99.9 was {max(each.outside_ms for each in kept):.2f} ms outside stalls, "
-        f"{max(each.all_ms for each in kept):.2f} ms in all, and {percent(max(each.in_stalls for each in kept))} of the "
-        f"requests met a stall; in {strict} of {len(kept)} runs it was within {SENDER_LIMIT_MS:g} ms, stalls and all."
+        f"{max(each.all_ms for each in kept):.2f} ms in all, and a stall met "
+        f"{percent(max(each.in_stalls for each in kept))} of the requests; in {strict} of {len(kept)} runs it was "
+        f"within {SENDER_LIMIT_MS:g} ms, stalls and all."
     )
 
 

@@ -30,7 +30,7 @@ from server.engine.room import (
     traffic,
     typical_budget_ns,
 )
-from server.engine.seats import Seats, answered_seats, seat_beginners
+from server.engine.seats import Seats, answered_seats, content_with_any, seat_beginners
 from server.engine.state import State
 
 Explain = Callable[[list[Candidate], Candidate | None], None]
@@ -111,11 +111,14 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
 
 def _priced(state: State, name: str, queue: ModelQueue, room: Room, place: int) -> list[Candidate]:
     """Launches that are worth their time at this price to those in them."""
-    if state.first_only:
+    if state.first_only and (state.pressed or not queue.unanswered):
         return first_rungs(state, name, queue, room) if queue.unanswered else []
     floor, price = queue.plans.floor, float(GRID[place])
     place = min(max(place, floor), queue.plans.ceiling)
     worths = queue.plans.at(place)
+    if state.first_only:
+        found = _first_answers(state, name, queue, room, worths, price) if place > floor else []
+        return found or first_rungs(state, name, queue, room)
     seats = answered_seats(state, queue, room.now_ns, worths)
     if not queue.unanswered:
         return launches(state, name, queue, room, seats, price)
@@ -129,6 +132,19 @@ def _priced(state: State, name: str, queue: ModelQueue, room: Room, place: int) 
     if direct:
         seat_beginners(state, queue, worths, seats, patient=patient)
     return found + launches(state, name, queue, room, seats, price, max(map(per_time, found), default=0.0))
+
+
+def _first_answers(
+    state: State, name: str, queue: ModelQueue, room: Room, worths: Worths, price: float
+) -> list[Candidate]:
+    """The rung that new images should begin with, where that is not the first: it spares them the detour, which in a
+    crowd costs the front ends as well."""
+    rung = worths.root_rung
+    count = content_with_any(queue)
+    if rung == queue.ladder.first or not count or not queue.plans.knows(queue.ladder.first):
+        return []
+    worth = worths.root_worth[rung] - worths.root_value
+    return launches(state, name, queue, room, {rung: [(worth, None, 0, count)]}, price)
 
 
 def _anything(state: State, name: str, queue: ModelQueue, room: Room) -> list[Candidate]:

@@ -32,7 +32,7 @@ from server.engine.rehearsal import Rehearsal, apart, without_memory
 from server.engine.reports import Reports
 from server.metrics import EngineMetrics, count_without_asking
 from server.pulse import Pulse
-from server.settings import Settings
+from server.settings import threads_of
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +154,6 @@ def _load_on(context: ChildContext, say: Callable[[str], None], use_gpu: bool) -
 def untrusted(hangs: Sequence[str]) -> frozenset[str]:
     """The stages ("name@version stage") that have hung too often to be run again; once may be the machine's fault."""
     return frozenset(stage for stage, times in Counter(hangs).items() if times >= HANGS_TO_BE_LEFT_OUT)
-
-
-def threads_of(settings: Settings, cores: int) -> tuple[int, bool]:
-    """(threads of a launch, whether they share cores with front ends): by default the cores that front ends leave."""
-    threads = settings.engine_threads or max(1, cores - settings.workers)
-    return threads, threads + settings.workers > cores
 
 
 def _crowding(context: ChildContext, loaded: Loaded) -> Crowding | None:

@@ -51,7 +51,7 @@ def seat_beginners(
     """Unanswered jobs go where it is worth most to them; their first answer as such is sure, and gains nothing."""
     first = queue.ladder.first
     passed = worths.root_value
-    plain = _plain(queue)
+    plain = content_with_any(queue)
     for stage in queue.ladder.usable:
         count = len(queue.unanswered) if stage == first else plain
         worth = worths.root_worth[stage] - passed
@@ -59,7 +59,7 @@ def seat_beginners(
             seats[stage].append((worth, None, 0, count))
 
 
-def _plain(queue: ModelQueue) -> int:
+def content_with_any(queue: ModelQueue) -> int:
     """How many of the earliest deadlines are content with any rung first."""
     plain = [entry[2].plain for entry in queue.unanswered[: queue.max_batch]]
     return len(plain) if all(plain) else plain.index(False)

@@ -18,6 +18,15 @@ def parts() -> Parts:
     return parts
 
 
+def test_it_knows_how_many_asked_and_the_tightest_budget_also_of_those_that_were_refused(
+    parts: Parts,
+) -> None:
+    parts.door.enter(parts.model, 0, 50 * MS)
+    with pytest.raises(Infeasible):
+        parts.door.enter(parts.model, 0, 2 * MS)
+    assert (parts.door.asked, parts.door.tightest_ns) == (2, 2 * MS)
+
+
 def test_a_permit_is_counted_until_it_is_released(parts: Parts) -> None:
     permit = parts.door.admit(parts.model, 0, SECOND)
     assert parts.door.in_work == 1

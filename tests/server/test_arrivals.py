@@ -16,8 +16,14 @@ class Loop:
 
     def __init__(self, page: Path) -> None:
         self.now = 0
+        self.pause_ns = 0
         self.ready: list[Callable[[], object]] = []
-        self.arrivals = Arrivals(self.ready.append, lambda: self.now, Busy(page, 0))
+        self.arrivals = Arrivals(
+            self.ready.append, lambda: self.now, Busy(page, 0), lambda _now: self.pause_ns, self.sleep
+        )
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
 
     def turn(self) -> None:
         """Begins another turn."""
@@ -78,3 +84,37 @@ def test_a_loop_that_reads_in_every_turn_is_busy_until_it_may_sleep(loop, page) 
     assert not crowding.crowded(100 + 2 * BUSY_NS)
     loop.read_at(100 + 3 * BUSY_NS)
     assert not crowding.crowded(100 + 3 * BUSY_NS)
+
+
+def test_a_loop_that_may_pause_does_so_once_it_has_looked_and_what_comes_then_may_have_come_at_once(
+    loop,
+) -> None:
+    loop.pause_ns = 2000
+    assert loop.read_at(100) == 100
+    loop.turn()
+    loop.turn()
+    assert loop.now == 100  # what is to be sent is sent first
+    loop.turn()
+    assert loop.now == 2100
+    assert loop.read_at(2150) == 100
+    loop.turn()
+    assert loop.read_at(2200) == 2150
+
+
+def test_who_comes_before_the_pause_is_not_kept_waiting(loop) -> None:
+    loop.pause_ns = 2000
+    loop.read_at(100)
+    loop.turn()
+    loop.turn()
+    loop.read_at(150)
+    loop.turn()
+    assert loop.now == 150
+
+
+def test_after_a_pause_in_which_nobody_came_the_loop_sleeps_as_ever(loop) -> None:
+    loop.pause_ns = 2000
+    loop.read_at(100)
+    for _ in range(4):
+        loop.turn()
+    assert loop.ready == []
+    assert loop.read_at(9000) == 9000

@@ -120,3 +120,15 @@ def test_the_timerfd_rings_at_its_moment_and_at_once_for_one_that_has_passed() -
     late = asyncio.run(ring_times())
     assert len(late) == 2
     assert min(late) >= 0
+
+
+def test_the_next_one_is_the_next_that_has_not_been_cancelled() -> None:
+    clock = ManualClock()
+    assert clock.deadlines.next_ns() == module.NEVER
+    entries = {moment: clock.deadlines.schedule(moment, lambda: None) for moment in (10, 20, 30)}
+    clock.deadlines.cancel(entries[10])
+    clock.deadlines.cancel(entries[20])
+    assert clock.deadlines.next_ns() == 30
+    clock.move_to(30)
+    assert not entries[30].waiting
+    assert clock.deadlines.next_ns() == module.NEVER

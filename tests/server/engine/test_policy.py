@@ -278,19 +278,27 @@ def test_beyond_what_first_rungs_can_carry_nobody_begins_with_a_deeper_one():
     assert sum(launch.stage > 0 for launch in late) <= 0.1 * len(late)
 
 
-def test_where_it_is_all_the_same_whether_to_begin_deeper_first_rungs_wait_for_full_batches():
-    """2,500 a second whose answers never tell them apart: some begin with the first rung, most with the second."""
+def busy_device() -> Device:
+    """Whose answers never tell images apart: of 2,500 a second some begin with the first rung, most with the second."""
     costs = {0: (0.4, 0.1), 1: (0.4, 0.25), 2: (1.5, 0.6)}  # ms for a launch, and for each image in it
     sizes = (1, 2, 4, 8, 16, 32)
     times = {k: {b: (launch + each * b) * MS for b in sizes} for k, (launch, each) in costs.items()}
     table = LatencyTable(times, 32, overhead_ns=0, first_tail_ns=0)
-    device = Device({"m": (tiny_ladder(gains=(0.1,) * 4), table)})
-    draw, at = random.Random(1), 0.0
-    for key in range(4000):
+    return Device({"m": (tiny_ladder(gains=(0.1,) * 4), table)})
+
+
+def keep_busy(device: Device, jobs: range) -> None:
+    draw, at = random.Random(1 + jobs.start), device.now / MS
+    for key in jobs:
         at += draw.expovariate(1 / 0.4)
         device.run(int(at * MS))
         device.arrive(Job(key, "m", device.now + 50 * MS))
         device.run(device.now)
+
+
+def test_where_it_is_all_the_same_whether_to_begin_deeper_first_rungs_wait_for_full_batches():
+    device = busy_device()
+    keep_busy(device, range(4000))
     settled = [launch for begun, launch in device.launches if begun > 500 * MS]
     first = [len(launch.keys) for launch in settled if launch.stage == 0]
     assert 0 < len(first) < len(settled) / 2
@@ -361,6 +369,16 @@ def test_while_the_cores_are_wanted_no_model_s_answered_jobs_run_beside_first_ru
         device.run(device.now + MS)
     device.drain()
     assert {launch.stage for _, launch in device.launches} == {0}
+
+
+def test_while_the_cores_are_wanted_new_images_begin_with_the_rung_of_their_plan_and_go_no_further():
+    device = busy_device()
+    keep_busy(device, range(2000))
+    device.crowded, began = True, device.now
+    keep_busy(device, range(2000, 2500))
+    crowd = [launch for begun, launch in device.launches if begun > began]
+    assert sum(launch.stage == 1 for launch in crowd) > len(crowd) / 2
+    assert all(len(device.stages.get(key, [])) <= 1 for key in range(2000, 2500))
 
 
 def test_who_could_wait_no_longer_while_the_cores_are_wanted_keeps_the_answer_there_is():
