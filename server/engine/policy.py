@@ -19,8 +19,9 @@ The rule:
   batches of first rungs wait for company. A device that would be idle runs whatever gains anything.
 * **Rescue.** Where no launch saves everyone, the most urgent are given up if that makes a full batch.
 * **Pressure.** While the device's time is wanted for something better, as by front ends on the same cores, only first
-  answers are given, in batches that waste no time. Where that is so for the moment (crowded) they come from the rung that
-  the plan begins with, and answered jobs wait; where it is so for long (pressed), from the first rung, and these finish.
+  answers are given, in batches that waste no time. Where that is so for the moment (crowded) they come from the rung
+  that the plan begins with, and answered jobs wait; where it is so for long (pressed), from the first rung, and
+  answered jobs are finished.
 * **Ending.** A job for which no rung with a gain is feasible any more is finished now: it never sleeps till
   its deadline.
 """
