@@ -46,7 +46,7 @@ class Row:
         deepest: share of the run's images that the whole ladder gets right; None without a recording of the model.
         bound: effective accuracy of the bound U2, with the front end charged to the same core; None likewise.
         refused_within_ms: in which the server had refused 99 % of those it refused, by its own clock and to a bound of
-            its histogram; None where some were not hopeless, or it does not tell.
+            its histogram; None for a run without hopeless requests, or where it does not tell.
         right: bool [offered], whether the request was answered rightly and in time; the same requests in the same
             order in every run of a load and seed.
     """
