@@ -272,8 +272,8 @@ class FrontEnd:
         return _HttpServer(config)
 
     def _protocol(self) -> Callable[..., Connection]:
-        call_soon, pause = asyncio.get_running_loop().call_soon, self.coalescing.pause_ns
-        arrivals = Arrivals(call_soon, self.clock, self.busy, pause)
+        call_soon, naps = asyncio.get_running_loop().call_soon, self.coalescing
+        arrivals = Arrivals(call_soon, self.clock, self.busy, naps.pause_ns, naps.sleep)
         return protocol(self.doorman, arrivals, self.early, self.express)
 
     def _drain(self) -> None:

@@ -10,7 +10,6 @@ Before the loop waits for bytes it may be put to sleep for a moment in which it 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from server.busy import Busy
@@ -31,7 +30,7 @@ class Arrivals:
         clock: nanoseconds.
         busy: told when turns begin to follow each other at once, and when that ends.
         pause: asked whenever the loop has nothing to do.
-        sleep: for so many seconds.
+        sleep: for so many nanoseconds.
 
     Attributes:
         since_ns: the earliest moment at which the bytes that are being read may have arrived.
@@ -43,7 +42,7 @@ class Arrivals:
         clock: Clock,
         busy: Busy,
         pause: Pause = lambda _now_ns: 0,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[int], object] = lambda _ns: None,
     ) -> None:
         self._call_soon = call_soon
         self._clock = clock
@@ -85,7 +84,7 @@ class Arrivals:
     def _rest(self) -> None:
         now = self._clock()
         if not self._awake and (pause_ns := self._pause(now)):
-            self._sleep(pause_ns / 1e9)
+            self._sleep(pause_ns)
             self._slept_ns = now
             self._call_soon(self._rested)
 

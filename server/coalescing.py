@@ -8,14 +8,16 @@ less each, and the launch is interrupted once. What they wait is a small part of
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 
 from server.deadlines import Deadlines
 
 LONGEST_NS = 2_000_000
 OF_BUDGET = 0.04  # of the tightest one
 SHORTEST_NS = 200_000  # less is not worth the system call
-COMPANY = 3.0  # requests that must be expected meanwhile
+COMPANY = 1.0  # requests that must be expected meanwhile
 EARLY_NS = 200_000  # before a deadline
 RECENT = 25  # ticks for which a tight budget is remembered
 WEIGHT = 0.1  # of the last tick in the rate
@@ -27,11 +29,19 @@ class Coalescing:
     Args:
         deadlines: none of them is slept through.
         shared: whether stages run on its cores; if not there are no pauses.
+        sleep: for so many seconds.
+
+    Attributes:
+        slept_ns: all pauses together.
     """
 
-    def __init__(self, deadlines: Deadlines, *, shared: bool) -> None:
+    def __init__(
+        self, deadlines: Deadlines, *, shared: bool, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         self._deadlines = deadlines
         self._shared = shared
+        self._sleep = sleep
+        self.slept_ns = 0
         self._asked = 0
         self._rate = 0.0  # requests a nanosecond
         self._tightest: deque[int] = deque(maxlen=RECENT)
@@ -52,3 +62,8 @@ class Coalescing:
             return 0
         pause_ns = min(self._longest_ns, self._deadlines.next_ns() - EARLY_NS - now_ns)
         return pause_ns if pause_ns >= SHORTEST_NS else 0
+
+    def sleep(self, pause_ns: int) -> None:
+        """Take such a pause."""
+        self.slept_ns += pause_ns
+        self._sleep(pause_ns / 1e9)

@@ -50,6 +50,7 @@ class Housekeeping:
     _next_ns: int = field(default=0, init=False)
     _sweep_ns: int = field(default=0, init=False)
     _busy_ns: int = field(default=0, init=False)
+    _slept_ns: int = field(default=0, init=False)
     _drain_until_ns: int = field(default=0, init=False)
 
     def start(self) -> None:
@@ -86,6 +87,8 @@ class Housekeeping:
         self.metrics.connections.set(len(self.server.server_state.connections))
         self.metrics.loop_busy.inc((self.busy.total_ns - self._busy_ns) / 1e9)
         self._busy_ns = self.busy.total_ns
+        self.metrics.coalescing.inc((self.coalescing.slept_ns - self._slept_ns) / 1e9)
+        self._slept_ns = self.coalescing.slept_ns
         self.metrics.loop_lag.set(self.lag.loop_ns / 1e9)
         self.metrics.answer_guard.set(self.lag.guard_ns / 1e9)
         self.metrics.rate_limit.set(math.inf if self.throttle.rate is None else self.throttle.rate)

@@ -112,6 +112,11 @@ class FrontEndMetrics:
             "Time in which a front end's loop had something to read in every turn.",
             registry=registry,
         )
+        self.coalescing = Counter(
+            "anytime_coalescing_seconds",
+            "Time for which a front end slept so as to find several requests at once.",
+            registry=registry,
+        )
         self.answer_guard = Gauge(
             "anytime_answer_guard_seconds",
             "How long before a deadline a front end writes the answer.",

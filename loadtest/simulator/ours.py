@@ -1,12 +1,15 @@
 """The policy that serves, as a scheduler of the simulator: the same code, warmed up by the same kind of profile."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from loadtest.simulator.durations import Durations
 from loadtest.simulator.model import NAME, SimulatedModel
 from loadtest.simulator.scheduler import Event, Instruction
 from server.engine.policy import Ladder, LatencyTable, PolicyConfig, new_state, step
+
+TOLD_APART = 0.005
+"""Accuracies nearer to each other cannot be told apart by calibration images."""
 
 
 class Ours:
@@ -36,15 +39,26 @@ class Ours:
 def without_confidence(model: SimulatedModel) -> SimulatedModel:
     """One bin for every confidence; a gain is the difference of accuracies on calibration data."""
     names = model.stages
+    believed = {done: _surely(model.accuracies, done) for done in model.accuracies}
     gains = {
         done: {
-            name: (model.accuracies[_joined(names, done, name)] - accuracy,)
+            name: (believed[_joined(names, done, name)] - accuracy,)
             for name in names
             if name not in done.split(",")
         }
-        for done, accuracy in model.accuracies.items()
+        for done, accuracy in believed.items()
     }
     return replace(model, gain_bin_edges=(0.0, 1.0), gains=gains)
+
+
+def _surely(accuracies: Mapping[str, float], done: str) -> float:
+    """Of a set of rungs: that of the best of them alone, unless pooling them adds more than calibration could mistake.
+
+    The labels of a few thousand images tell a gain to half a point. What they say of a dozen pools is, in the best of
+    them, mostly luck, and a detour over a cheap rung is worth less than that.
+    """
+    alone = max(accuracies[name] for name in done.split(","))
+    return accuracies[done] if accuracies[done] - alone >= TOLD_APART else alone
 
 
 def _joined(names: Sequence[str], done: str, more: str) -> str:

@@ -48,14 +48,19 @@ def answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths)
 def seat_beginners(
     state: State, queue: ModelQueue, worths: Worths, seats: dict[int, Seats], *, patient: bool
 ) -> None:
-    """Unanswered jobs go where it is worth most to them; their first answer as such is sure, and gains nothing."""
+    """Unanswered jobs go where it is worth most to them; their first answer as such is sure, and gains nothing.
+
+    Where their plan begins deeper, the first rung is no rival of it: at a price at which both are worth the same, the
+    shorter launch would take all of them, and then those who are to go deeper have made a detour.
+    """
     first = queue.ladder.first
     passed = worths.root_value
     plain = content_with_any(queue)
+    direct = worths.root_rung != first and plain == min(len(queue.unanswered), queue.max_batch)
     for stage in queue.ladder.usable:
         count = len(queue.unanswered) if stage == first else plain
         worth = worths.root_worth[stage] - passed
-        if count and worth > 0 and (patient or stage != first):
+        if count and worth > 0 and (stage != first or (patient and not direct)):
             seats[stage].append((worth, None, 0, count))
 
 

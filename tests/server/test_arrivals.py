@@ -22,8 +22,8 @@ class Loop:
             self.ready.append, lambda: self.now, Busy(page, 0), lambda _now: self.pause_ns, self.sleep
         )
 
-    def sleep(self, seconds: float) -> None:
-        self.now += round(seconds * 1e9)
+    def sleep(self, pause_ns: int) -> None:
+        self.now += pause_ns
 
     def turn(self) -> None:
         """Begins another turn."""

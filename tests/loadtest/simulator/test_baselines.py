@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,6 +188,15 @@ def test_rtdeepiot_deepens_answered_jobs() -> None:
     known, table = model(), device()
     journal = simulate(RTDeepIoT(known, table), known, table, at([0.0] * 6, 7), costs=COSTS)
     assert (journal.mask > 0).all()
+
+
+def test_without_confidence_a_pool_counts_for_no_more_than_its_best_rung_unless_it_surely_is() -> None:
+    """Calibration images cannot tell 0.4 points; 1 point they can."""
+    measured = dict(model().accuracies)
+    measured["column1,full"], measured["column1,joined2"] = 0.904, 0.81
+    gains = without_confidence(replace(model(), accuracies=measured)).gains
+    assert gains["column1"] == {"joined2": pytest.approx((0.11,)), "full": pytest.approx((0.2,))}
+    assert gains["full"]["column1"] == pytest.approx((0.0,))
 
 
 def test_ours_without_confidence_does_not_look_at_the_image() -> None:

@@ -287,10 +287,10 @@ def busy_device() -> Device:
     return Device({"m": (tiny_ladder(gains=(0.1,) * 4), table)})
 
 
-def keep_busy(device: Device, jobs: range) -> None:
+def keep_busy(device: Device, jobs: range, gap_ms: float = 0.4) -> None:
     draw, at = random.Random(1 + jobs.start), device.now / MS
     for key in jobs:
-        at += draw.expovariate(1 / 0.4)
+        at += draw.expovariate(1 / gap_ms)
         device.run(int(at * MS))
         device.arrive(Job(key, "m", device.now + 50 * MS))
         device.run(device.now)
@@ -303,6 +303,16 @@ def test_where_it_is_all_the_same_whether_to_begin_deeper_first_rungs_wait_for_f
     first = [len(launch.keys) for launch in settled if launch.stage == 0]
     assert 0 < len(first) < len(settled) / 2
     assert sum(first) / len(first) > 30
+
+
+def test_where_half_begin_deeper_and_half_stop_after_the_first_rung_few_have_both():
+    """One costs 0.12 ms and the other 0.26: both together, for what the second alone gives, are a detour."""
+    device = busy_device()
+    keep_busy(device, range(4000), gap_ms=0.3)
+    device.drain()
+    rungs = [device.stages[key] for key in range(1000, 4000) if key in device.stages]
+    assert 1000 < sum(ran == [0] for ran in rungs) < 2000
+    assert sum(len(ran) > 1 for ran in rungs) < 0.01 * len(rungs)
 
 
 def test_under_pressure_only_first_rungs_run_and_answered_jobs_are_finished():
