@@ -37,11 +37,11 @@ from server.settings import threads_of
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_S = 0.5
-YIELDS = 3
+YIELDS = 1
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch.
 
-At 0.8 of the ceiling the 99th of a hundred refusals took 5.8 ms with 1, 4.1 with 3 and 2.5 with 5; at three times the
-capacity as many answers were right with 1 and 3, and 0.4 of a hundred fewer with 5."""
+No more: at 0.8 of the ceiling the 99th of a hundred refusals took 5.8 ms with 1 and 4.1 with 3, but beyond the ceiling front
+ends that refuse then leave the engine a third less to answer with."""
 
 WARM_SHARE = 0.05
 """Of the device's time, at most, goes to keeping an idle engine warm: what takes longer would be in somebody's way."""
