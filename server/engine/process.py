@@ -40,8 +40,8 @@ LAST_WORDS_S = 0.5
 YIELDS = 1
 """Niceness. Where both want one core, a front end that waits makes everyone late; a stage, its own batch.
 
-No more: at 0.8 of the ceiling the 99th of a hundred refusals took 5.8 ms with 1 and 4.1 with 3, but beyond the ceiling front
-ends that refuse then leave the engine a third less to answer with."""
+No more: at 0.8 of the ceiling the 99th of a hundred refusals took 5.8 ms with 1 and 4.1 with 3, but beyond the ceiling
+front ends that refuse then leave the engine a quarter less to answer with."""
 
 WARM_SHARE = 0.05
 """Of the device's time, at most, goes to keeping an idle engine warm: what takes longer would be in somebody's way."""
