@@ -37,7 +37,7 @@ class Ours:
 
 
 def without_confidence(model: SimulatedModel) -> SimulatedModel:
-    """One bin for every confidence; a gain is the difference of accuracies on calibration data."""
+    """One bin for every confidence; a gain is the difference of accuracies, as far as calibration data can tell it."""
     names = model.stages
     believed = {done: _surely(model.accuracies, done) for done in model.accuracies}
     gains = {
