@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from itertools import dropwhile, islice
 
 LATE_NS = 5_000_000  # of the tick: requests then wait as long to be read, and answers to be written
+TOO_LATE_NS = 10_000_000  # while the rate is free: a loop with work enough is less late now and then, and soon punctual
 PUNCTUAL_NS = 2_500_000
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
@@ -101,7 +102,7 @@ class Throttle:
                 self._counts = deque([(ns, taken, 0) for ns, taken, _ in self._counts], self._counts.maxlen)
         self._recovered_s += passed_ns / 1e9 * min(max(PUNCTUAL_NS / max(self._late_ns, 1.0), 1.0), SWIFT)
         self._taken, self._missed, self._ticked_ns = 0, 0, now_ns
-        late, before = late_ns > LATE_NS, self._late_before
+        late, before = late_ns > (TOO_LATE_NS if self.rate is None else LATE_NS), self._late_before
         self._late_before = late
         tightest, self._tightest = self._tightest, 0.0
         if (late and before) or (missing and pressed):  # one stall is no trend

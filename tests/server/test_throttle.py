@@ -46,6 +46,18 @@ def test_lateness_again_and_again_cuts_the_rate_below_what_was_taken_on() -> Non
     assert math.isclose(taken, throttle.rate, rel_tol=0.05)
 
 
+def test_before_anybody_is_refused_the_loop_may_be_later() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 10, 50, 8 * MS)
+    assert throttle.rate is None
+    _, now = run(throttle, now, 2, 50, 15 * MS)
+    _, now = run(throttle, now, 5, 50, 4 * MS)
+    assert (limited := throttle.rate) is not None
+    run(throttle, now, 10, 50, 8 * MS)
+    assert throttle.rate < limited
+
+
 def test_a_burst_that_has_just_begun_is_measured_from_its_beginning() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 0, 0)
