@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -457,6 +458,19 @@ def test_the_openapi_document_describes_the_hot_routes(service: Service) -> None
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"], name
+
+
+def test_the_page_of_the_document_loads_nothing_from_elsewhere(service: Service) -> None:
+    client = service.front.client
+    page = client.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert {path.rpartition(".")[2] for path in loaded} == {"js", "css", "png"}
+    for path in [*loaded, "/openapi.json"]:
+        assert path in page.text
+        assert client.get(path).status_code == 200
+    missing = loaded[0].rpartition("/")[0] + "/nothing.js"
+    assert problem(client.get(missing))["status"] == 404
 
 
 def problem(response: httpx.Response) -> dict[str, Any]:
