@@ -19,7 +19,9 @@ from collections.abc import Iterable
 from itertools import dropwhile, islice
 
 LATE_NS = 5_000_000  # of the tick: requests then wait as long to be read, and answers to be written
-TOO_LATE_NS = 10_000_000  # while the rate is free: a loop with work enough is less late now and then, and soon punctual
+TOO_LATE_NS = (
+    10_000_000  # while the rate is free: a loop with work enough is less late now and then, and soon punctual
+)
 PUNCTUAL_NS = 2_500_000
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
