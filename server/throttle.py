@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import dropwhile, islice
 
-LATE_NS = 5_000_000  # of the tick: requests then wait as long to be read, and answers to be written
+LATE_NS = 7_500_000  # of the tick: requests then wait as long to be read, and answers to be written
 TOO_LATE_NS = (
     10_000_000  # while the rate is free: a loop with work enough is less late now and then, and soon punctual
 )
@@ -61,6 +61,7 @@ class Throttle:
         self._late_before = False
         self._late_ns = 0.0  # on average
         self._tightest = 0.0
+        self._rose = False  # since the last cut
         self._refused_ns = self._missing_ns = self._pressed_ns = -IDLE_NS
 
     def take(self, now_ns: int, tightness: float = 0.0) -> bool:
@@ -112,6 +113,7 @@ class Throttle:
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             if tightest < TIGHT:
                 self.rate = max(self.rate, self._risen())
+                self._rose = True
             if now_ns - max(self._refused_ns, self._cut_ns) > IDLE_NS:
                 self.rate = None
 
@@ -138,7 +140,11 @@ class Throttle:
         reached = max(self._took(), LEAST_RATE)
         if self.rate is not None:
             reached = min(reached, self.rate)
-        if again:
+        rose, self._rose = self._rose, False
+        if again and rose:
+            # The backlog was gone in between, so this is what is too much now: less room, or the peak was a stall's.
+            self._too_much = reached
+        elif again:
             # A backlog takes several cuts to clear: that says nothing of what can be carried once it is gone.
             self._too_much = max(self._too_much, reached)
         elif self.rate is not None and reached < self._too_much:

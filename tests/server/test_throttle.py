@@ -90,6 +90,20 @@ def test_where_it_was_too_much_again_at_less_it_expects_less_room() -> None:
     assert throttle.rate < 0.95 * stays
 
 
+def test_what_was_too_much_is_forgotten_where_less_is_too_much_soon_after() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 150, 0)
+    _, now = run(throttle, now, 2, 150, 15 * MS)  # 7,500 a second, as a burst after a stall
+    for _ in range(8):  # a loop that is late whenever it has taken on more than 4,000 a second for two ticks
+        for _ in range(20):
+            taken, now = run(throttle, now, 1, 150, 1 * MS)
+            if taken > 80:
+                _, now = run(throttle, now, 2, 150, 10 * MS)
+                break
+    taken, _ = run(throttle, now, 15, 150, 1 * MS)
+    assert taken / 15 < 85
+
+
 def test_it_never_takes_on_nobody() -> None:
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)
