@@ -19,9 +19,7 @@ from collections.abc import Iterable
 from itertools import dropwhile, islice
 
 LATE_NS = 7_500_000  # of the tick: requests then wait as long to be read, and answers to be written
-TOO_LATE_NS = (
-    10_000_000  # while the rate is free: a loop with work enough is less late now and then, and soon punctual
-)
+TOO_LATE_NS = 10_000_000  # while nobody is limited: a busy loop is less late now and then, and soon punctual
 PUNCTUAL_NS = 2_500_000
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
@@ -61,7 +59,7 @@ class Throttle:
         self._late_before = False
         self._late_ns = 0.0  # on average
         self._tightest = 0.0
-        self._rose = False  # since the last cut
+        self._rose = False  # the rate, since the last cut
         self._refused_ns = self._missing_ns = self._pressed_ns = -IDLE_NS
 
     def take(self, now_ns: int, tightness: float = 0.0) -> bool:
