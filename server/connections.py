@@ -154,6 +154,8 @@ class Connection(HttpToolsProtocol):
         self.doorman.forget(self)
         super().connection_lost(exc)
         self._give_up_request()
+        # They know this connection as it knows them: garbage that only a collection finds.
+        self.cycle = self._active = self._coming = self.scope = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, and looks after what takes too long or is too large."""

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from http import HTTPStatus
+from typing import Self
 
 import orjson
 
@@ -45,6 +46,16 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail = detail
         self.extra = extra
+
+    def anew(self) -> Self:
+        """The same, to be raised or kept.
+
+        One that has been raised keeps the frames that it went through, and these whoever keeps it: garbage that only
+        a collection finds, and a collection holds up everybody.
+        """
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Header fields beyond the content's."""

@@ -63,6 +63,7 @@ class Job:
         due_ns: when the answer has to leave at the latest.
         started_ns: when it was handed to `Jobs`.
         overhead_ns: of its budget, what never reaches the engine: time before it was handed over, and the guard.
+        had_ns: how long before its client's deadline its image had wholly arrived.
         refinements: what has come, in order.
         stages: bit k is set when rung k is in the pooled answer.
         ended: why nothing more will come (a stop_reason, "problem" or "left"); empty while more may.
@@ -81,6 +82,7 @@ class Job:
         "entry",
         "every_stage",
         "explain",
+        "had_ns",
         "min_confidence",
         "model",
         "number",
@@ -104,6 +106,7 @@ class Job:
         *,
         due_ns: int,
         overhead_ns: int,
+        had_ns: int,
         top_k: int,
         min_confidence: float = 1.0,
         every_stage: bool = False,
@@ -115,6 +118,7 @@ class Job:
         self.permit = permit
         self.due_ns = due_ns
         self.overhead_ns = overhead_ns
+        self.had_ns = had_ns
         self.top_k = top_k
         self.min_confidence = min_confidence
         self.every_stage = every_stage
@@ -174,7 +178,7 @@ class Jobs:
         """Hands a job to the engine, or holds it until there is one. Owns its permit from here on."""
         job.started_ns = self._clock()
         if job.due_ns <= job.started_ns:
-            self._fail(job, _nothing_in_time())
+            self._miss(job)
             return
         self._numbers += 1
         job.number = self._numbers
@@ -209,7 +213,7 @@ class Jobs:
             self._end(job, message.stop_reason)
         elif message.stop_reason == "rejected":
             job.permit.rejected()
-            job.permit.missed(job.due_ns - job.started_ns)
+            job.permit.missed(job.had_ns)
             self._fail(job, _rejected(job, message.feasible_ns))
         elif message.stop_reason == "stage_failed":
             self._fail(job, StagesFailed())
@@ -258,7 +262,7 @@ class Jobs:
             self._fail(job, engine_lost(self._view.back_in_ns(self._clock())))
 
     def _miss(self, job: Job) -> None:
-        job.permit.missed(job.due_ns - job.started_ns)
+        job.permit.missed(job.had_ns)
         self._fail(job, _nothing_in_time())
 
     def _fail(self, job: Job, problem: Problem) -> None:

@@ -13,11 +13,13 @@ would price every deep stage out of the schedule. So
 The overhead is what was measured between launches that followed each other, quick to rise and slow to sink.
 
 The factor is a high quantile of recent ratios of measured to profiled, of the stage itself once it has run often
-enough, of all stages until then: a shallow stage suffers more from a cold cache than a deep one. All rise at once by
-the second largest of the last three ratios, each taken against what is usual for its stage: one slow launch may be a
-stall, two are a slow device. The tail is a high quantile of what the factor leaves over, and
-at once the excess of a miss, sinking again with every launch that keeps its time. The tail is capped: guarding against
-longer stalls would refuse more work than they spoil.
+enough, of all stages until then: a shallow stage suffers more from a cold cache than a deep one. A launch counts by
+its profiled time: on a crowded core each may lose milliseconds to others, which is ten times the length of a small one,
+and taken for the device's speed it would make a large one seem too long for anybody's deadline. All rise at once by
+the second largest of the last three ratios, each taken against what is usual for its stage, of launches that are not
+small beside the others: one slow launch may be a stall, two are a slow device. The tail is a high quantile of what the
+factor leaves over, and at once the excess of a miss, sinking again with every launch that keeps its time. The tail is
+capped: guarding against longer stalls would refuse more work than they spoil.
 """
 
 from __future__ import annotations
@@ -41,33 +43,57 @@ LONGEST_OVERHEAD_NS = 5_000_000
 OVERHEAD_RISES, OVERHEAD_SINKS = 0.25, 0.02  # towards what was measured last
 TELLING_OVERHEAD_NS = 25_000  # and a tenth: less is not worth computing all estimates anew
 TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
+SMALL = 0.25  # of the typical launch's profiled time …
+CROWDED_NS = 5_000_000  # … and less than this longer than usual: it has only lost the core for a moment
+TYPICAL_WEIGHT = 0.1  # of the last launch in that average
 
 TELLING_FACTOR = 0.002  # relative change; less is not worth computing all estimates anew
 UNSEEN = 256  # launches of other stages, after which a stage's worst ratios are doubted: it may be avoided for them
 
 
 class _Recent:
-    """The last WINDOW numbers, in order of size."""
+    """The last WINDOW numbers, in order of size, each with a weight."""
 
     def __init__(self) -> None:
-        self._order: deque[float] = deque()
-        self.sorted: list[float] = []
+        self._order: deque[tuple[float, float]] = deque()
+        self._sorted: list[tuple[float, float]] = []
+        self._total = 0.0  # weight
+        self._found: dict[float, float] = {}  # quantiles, until the next number
 
     def __len__(self) -> int:
-        return len(self.sorted)
+        return len(self._sorted)
 
-    def add(self, value: float) -> None:
-        self._order.append(value)
-        insort(self.sorted, value)
+    def add(self, value: float, weight: float = 1.0) -> None:
+        item = value, weight
+        self._order.append(item)
+        insort(self._sorted, item)
+        self._total += weight
         if len(self._order) > WINDOW:
-            del self.sorted[bisect_left(self.sorted, self._order.popleft())]
+            oldest = self._order.popleft()
+            del self._sorted[bisect_left(self._sorted, oldest)]
+            self._total -= oldest[1]
+        self._found.clear()
 
     def quantile(self, share: float) -> float:
-        return self.sorted[min(int(len(self.sorted) * share), len(self.sorted) - 1)]
+        """What so much of the weight does not exceed."""
+        found = self._found.get(share)
+        if found is None:
+            found = self._found[share] = self._quantile(share)
+        return found
 
     def forget_worst(self) -> None:
-        del self.sorted[len(self.sorted) - max(1, len(self.sorted) // 10) :]
-        self._order = deque(self.sorted)
+        del self._sorted[len(self._sorted) - max(1, len(self._sorted) // 10) :]
+        self._order = deque(self._sorted)
+        self._total = sum([weight for _, weight in self._sorted])
+        self._found.clear()
+
+    def _quantile(self, share: float) -> float:
+        above = (1.0 - share) * self._total
+        for value, weight in reversed(self._sorted):
+            above -= weight
+            if above < 0:
+                return value
+        return self._sorted[0][0]
 
 
 def buckets_up_to(max_batch: int) -> list[int]:
@@ -121,6 +147,7 @@ class LatencyTable:
         self._best = {stage: self.best_batch(stage) for stage in self._base}
         self._left_over = _Recent()
         self._last_excesses: deque[float] = deque(maxlen=3)
+        self._typical_base_ns = 0.0
         self._raised_ns = 0.0
 
     def anew(self) -> LatencyTable:
@@ -157,11 +184,14 @@ class LatencyTable:
         """Learn from a finished launch."""
         base = self._base[stage][batch]
         excess_ns = duration_ns - base * self._factors[stage]
+        self._typical_base_ns += TYPICAL_WEIGHT * (base - self._typical_base_ns)
         if base >= TELLING_NS:
             ratio = duration_ns / base
-            self._last_excesses.append(ratio / self._usual(stage))
-            self._ratios.add(ratio)
-            self._ratios_of[stage].add(ratio)
+            usual = self._usual(stage)
+            if base >= SMALL * self._typical_base_ns or duration_ns > usual * base + CROWDED_NS:
+                self._last_excesses.append(ratio / usual)
+            self._ratios.add(ratio, base)
+            self._ratios_of[stage].add(ratio, base)
         missed = excess_ns > self.tail_ns
         self._raised_ns = max(excess_ns, 0.0) if missed else self._raised_ns * TAIL_DECAY
         self._left_over.add(excess_ns)

@@ -73,9 +73,9 @@ class Classify:
 def outcome(job: Job | Problem) -> Job:
     """The job if it ended with an answer. Raises its Problem if it did not."""
     if isinstance(job, Problem):
-        raise job
+        raise job.anew()
     if job.problem is not None:
-        raise job.problem
+        raise job.problem.anew()
     return job
 
 

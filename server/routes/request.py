@@ -179,7 +179,9 @@ class Request:
         except BaseException:
             permit.release()
             raise
-        job = self._hand_over(pixels, permit, self.deadline_ns - self._desk.lag.guard_ns, every_stage=False)
+        due_ns = self.deadline_ns - self._desk.lag.guard_ns
+        # It came in one piece: all that has passed since is this process's doing.
+        job = self._hand_over(pixels, permit, due_ns, self.query.budget_ns, every_stage=False)
         self.jobs = [job]
         return job
 
@@ -220,12 +222,14 @@ class Request:
         except BaseException:
             permit.release()
             raise
-        return self._hand_over(pixels, permit, due_ns, every_stage=every_stage)
+        return self._hand_over(pixels, permit, due_ns, due_ns - desk.clock(), every_stage=every_stage)
 
     def _permit(self) -> Permit:
         return self._desk.door.admit(self.model, self.received_ns, self.deadline_ns, self._client)
 
-    def _hand_over(self, pixels: bytes, permit: Permit, due_ns: int, *, every_stage: bool) -> Job:
+    def _hand_over(
+        self, pixels: bytes, permit: Permit, due_ns: int, had_ns: int, *, every_stage: bool
+    ) -> Job:
         desk = self._desk
         job = Job(
             self.model,
@@ -234,6 +238,7 @@ class Request:
             permit,
             due_ns=due_ns,
             overhead_ns=desk.clock() - self.received_ns + self.deadline_ns - due_ns,
+            had_ns=had_ns,
             top_k=self.query.top_k or min(DEFAULT_TOP_K, len(self.model.labels)),
             min_confidence=self.query.min_confidence,
             every_stage=every_stage,
@@ -264,4 +269,4 @@ def _check_media_type(value: bytes) -> None:
 def _job_or_problem(result: Job | BaseException) -> Job | Problem:
     if isinstance(result, BaseException) and not isinstance(result, Problem):
         raise result
-    return result
+    return result.anew() if isinstance(result, Problem) else result

@@ -51,7 +51,14 @@ class Parts:
         )
         self.view.credit = Credit(jobs, {"tiny@1": first_ns})
 
-    def job(self, due_ns: int, *, every_stage: bool = False, min_confidence: float = 1.0) -> Job:
+    def job(
+        self,
+        due_ns: int,
+        *,
+        every_stage: bool = False,
+        min_confidence: float = 1.0,
+        had_ns: int = 50 * MS,
+    ) -> Job:
         self.door.in_work += 1
         job = Job(
             self.model,
@@ -60,6 +67,7 @@ class Parts:
             Permit(self.door),
             due_ns=due_ns,
             overhead_ns=3 * MS,
+            had_ns=had_ns,
             top_k=1,
             min_confidence=min_confidence,
             every_stage=every_stage,

@@ -64,3 +64,13 @@ def test_the_framework_s_statuses_become_problems() -> None:
 
 def test_an_unknown_failure_says_nothing_of_itself() -> None:
     assert "request_id" in errors.Internal().detail
+
+
+def test_one_anew_says_the_same_and_holds_no_frames() -> None:
+    first = Infeasible("Not now.", retry_after_ms=5, smallest_feasible_ms=7.5)
+    with pytest.raises(Infeasible):
+        raise first
+    second = first.anew()
+    assert (second.__traceback__, second.args) == (None, first.args)
+    assert (second.body("id-1"), second.headers()) == (first.body("id-1"), first.headers())
+    assert type(second) is Infeasible

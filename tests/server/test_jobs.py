@@ -227,14 +227,19 @@ def test_whatever_happens_every_job_ends_once_and_gives_its_permit_back(
         assert job.ended in ("problem", "left") or job.refinements
 
 
-def test_images_that_had_time_and_got_no_answer_are_told_to_the_throttle() -> None:
+@pytest.mark.parametrize("left_ms", [40, 1, -1])
+@pytest.mark.parametrize(("had_ms", "pressed"), [(50, True), (5, False)])
+def test_images_that_had_time_and_got_no_answer_are_told_to_the_throttle(
+    had_ms: int, left_ms: int, *, pressed: bool
+) -> None:
+    """However little of it was left when they were handed over: that is the front end's own doing."""
     parts = Parts(max_jobs=100)
     parts.engine_is_ready()
     parts.throttle.ticked(0, parts.clock.now)
     for now in (50 * MS, 100 * MS):  # those of one tick alone are no sign
         assert not parts.throttle.pressed(now)
-        jobs = [parts.job(due_ns=now - 10 * MS) for _ in range(10)]
+        jobs = [parts.job(parts.clock.now + left_ms * MS, had_ns=had_ms * MS) for _ in range(10)]
         parts.clock.move_to(now)
         assert all(isinstance(job.problem, NothingInTime) for job in jobs)
         parts.throttle.ticked(0, now)
-    assert parts.throttle.pressed(100 * MS)
+    assert parts.throttle.pressed(100 * MS) == pressed

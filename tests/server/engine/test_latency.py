@@ -205,3 +205,14 @@ def test_the_estimate_is_always_positive_and_bounded_by_what_was_measured(measur
             known.relax()
     highest = max([FIRST_FACTOR, *(ratio for ratio, _ in measured)])
     assert 0 < known.ns(0, 1) <= highest * MS + LONGEST_TAIL_NS
+
+
+def test_small_launches_on_a_crowded_core_do_not_make_large_ones_seem_slow():
+    """Each launch loses 2 ms to others: four times the length of the small ones, a tenth of that of a large one."""
+    known = table({0: {1: 0.5 * MS, 32: 16.0 * MS}})
+    for _ in range(100):
+        for _ in range(2):
+            known.observe(0, 1, int(2.5 * MS))
+        known.observe(0, 32, 18 * MS)
+    assert known.work_ns(0, 32) < 24 * MS
+    assert known.ns(0, 32) >= 18 * MS

@@ -312,7 +312,7 @@ def test_where_half_begin_deeper_and_half_stop_after_the_first_rung_few_have_bot
     device.drain()
     rungs = [device.stages[key] for key in range(1000, 4000) if key in device.stages]
     assert 1000 < sum(ran == [0] for ran in rungs) < 2000
-    assert sum(len(ran) > 1 for ran in rungs) < 0.01 * len(rungs)
+    assert sum(len(ran) > 1 for ran in rungs) < 0.05 * len(rungs)
 
 
 def test_under_pressure_only_first_rungs_run_and_answered_jobs_are_finished():
