@@ -9,7 +9,8 @@ above the rate is refused when its headers are complete, for a fraction of what 
 spent on answers that arrive.
 
 Before anybody is refused for answers that are missing, they get simpler: an engine on the same cores is pressed to run
-only first rungs, and only what is missing then still is a reason to refuse.
+only first rungs, and only what is missing then still is a reason to refuse. Unless most are: then there is no time to
+wait for it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PUNCTUAL_NS = 2_500_000
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
+MOST = 0.5  # missing: first rungs alone will not make up for that
 MISSING_TICKS = 2  # nor are those of one tick: something else has held them up
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog, and so is what is missing after pressing
@@ -95,7 +97,7 @@ class Throttle:
         passed_ns = now_ns - self._ticked_ns
         self._counts.append((passed_ns, self._taken, 0 if settling else self._missed))
         self._late_ns += WEIGHT * (late_ns - self._late_ns)
-        missing = self._missing()
+        missing, most = self._missing(MISSES), self._missing(MOST)
         if missing:
             self._missing_ns = now_ns
             if not pressed:
@@ -106,7 +108,7 @@ class Throttle:
         late, before = late_ns > (TOO_LATE_NS if self.rate is None else LATE_NS), self._late_before
         self._late_before = late
         tightest, self._tightest = self._tightest, 0.0
-        if (late and before) or (missing and pressed):  # one stall is no trend
+        if (late and before) or most or (missing and pressed):  # one stall is no trend
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             if tightest < TIGHT:
@@ -115,11 +117,11 @@ class Throttle:
             if now_ns - max(self._refused_ns, self._cut_ns) > IDLE_NS:
                 self.rate = None
 
-    def _missing(self) -> bool:
-        """Whether too many of those taken on since the last cut, or of late, got no answer."""
+    def _missing(self, share: float) -> bool:
+        """Whether more than `share` of those taken on since the last cut, or of late, got no answer."""
         taken = sum(count[1] for count in self._counts)
         missed = [count[2] for count in self._counts if count[2]]
-        return len(missed) >= MISSING_TICKS and sum(missed) > max(FEW, MISSES * taken)
+        return len(missed) >= MISSING_TICKS and sum(missed) > max(FEW, share * taken)
 
     def _risen(self) -> float:
         """What the rate may be by now: the cubic of Ha, Rhee and Xu (CUBIC, 2008) over the time since the last cut.

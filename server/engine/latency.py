@@ -16,10 +16,10 @@ The factor is a high quantile of recent ratios of measured to profiled, of the s
 enough, of all stages until then: a shallow stage suffers more from a cold cache than a deep one. A launch counts by
 its profiled time: on a crowded core each may lose milliseconds to others, which is ten times the length of a small one,
 and taken for the device's speed it would make a large one seem too long for anybody's deadline. All rise at once by
-the second largest of the last three ratios, each taken against what is usual for its stage, of launches that are not
-small beside the others: one slow launch may be a stall, two are a slow device. The tail is a high quantile of what the
-factor leaves over, and at once the excess of a miss, sinking again with every launch that keeps its time. The tail is
-capped: guarding against longer stalls would refuse more work than they spoil.
+the second largest of the last three ratios, each taken against what is usual for its stage: one slow launch may be a
+stall, two are a slow device. The tail is a high quantile of what the factor leaves over, and at once the excess of a
+miss, sinking again with every launch that keeps its time. The tail is capped: guarding against longer stalls would
+refuse more work than they spoil.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ LONGEST_OVERHEAD_NS = 5_000_000
 OVERHEAD_RISES, OVERHEAD_SINKS = 0.25, 0.02  # towards what was measured last
 TELLING_OVERHEAD_NS = 25_000  # and a tenth: less is not worth computing all estimates anew
 TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
-SMALL = 0.25  # of the typical launch's profiled time …
-CROWDED_NS = 5_000_000  # … and less than this longer than usual: it has only lost the core for a moment
-TYPICAL_WEIGHT = 0.1  # of the last launch in that average
 
 TELLING_FACTOR = 0.002  # relative change; less is not worth computing all estimates anew
 UNSEEN = 256  # launches of other stages, after which a stage's worst ratios are doubted: it may be avoided for them
@@ -147,7 +144,6 @@ class LatencyTable:
         self._best = {stage: self.best_batch(stage) for stage in self._base}
         self._left_over = _Recent()
         self._last_excesses: deque[float] = deque(maxlen=3)
-        self._typical_base_ns = 0.0
         self._raised_ns = 0.0
 
     def anew(self) -> LatencyTable:
@@ -184,12 +180,9 @@ class LatencyTable:
         """Learn from a finished launch."""
         base = self._base[stage][batch]
         excess_ns = duration_ns - base * self._factors[stage]
-        self._typical_base_ns += TYPICAL_WEIGHT * (base - self._typical_base_ns)
         if base >= TELLING_NS:
             ratio = duration_ns / base
-            usual = self._usual(stage)
-            if base >= SMALL * self._typical_base_ns or duration_ns > usual * base + CROWDED_NS:
-                self._last_excesses.append(ratio / usual)
+            self._last_excesses.append(ratio / self._usual(stage))
             self._ratios.add(ratio, base)
             self._ratios_of[stage].add(ratio, base)
         missed = excess_ns > self.tail_ns

@@ -187,18 +187,29 @@ def test_what_was_taken_on_in_vain_has_the_engine_pressed_and_then_cuts_the_rate
 ):
     throttle = Throttle()
     _, now = run(throttle, 0, 50, 50, 0)
-    now = miss(throttle, now, MISSING_TICKS)
+    now = miss(throttle, now, MISSING_TICKS, 10)
     assert throttle.pressed(now)
-    now = miss(throttle, now, SETTLE_NS // TICK - 1)  # they had been taken on before
+    now = miss(throttle, now, SETTLE_NS // TICK - 1, 10)  # they had been taken on before
     assert throttle.rate is None
-    miss(throttle, now, MISSING_TICKS + 1)
+    miss(throttle, now, MISSING_TICKS + 1, 10)
     assert throttle.rate is not None
 
 
-def miss(throttle: Throttle, now: int, ticks: int) -> int:
-    """In each of so many punctual ticks many go without an answer; returns the time afterwards."""
+def test_where_most_are_taken_on_in_vain_the_rate_is_cut_at_once() -> None:
+    throttle = Throttle()
+    _, now = run(throttle, 0, 5, 50, 0)
+    now = miss(throttle, now, 1, 500)  # of one tick alone they are no sign
+    assert throttle.rate is None
+    miss(throttle, now, 1, 45)
+    assert throttle.rate is not None
+
+
+def miss(throttle: Throttle, now: int, ticks: int, missed: int) -> int:
+    """Of 50 in each of so many punctual ticks, and of some before, `missed` get no answer; returns the time after."""
     for _ in range(ticks):
-        for _ in range(1000):
+        for _ in range(50):
+            throttle.take(now)
+        for _ in range(missed):
             throttle.missed(40 * MS)
         throttle.ticked(0, now := now + TICK)
     return now
