@@ -222,6 +222,7 @@ class Request:
         except BaseException:
             permit.release()
             raise
+        # How long it took to arrive is its client's doing: only what is left now is time that it had.
         return self._hand_over(pixels, permit, due_ns, due_ns - desk.clock(), every_stage=every_stage)
 
     def _permit(self) -> Permit:
