@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import logging
 import math
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import cv2
 import uvicorn
@@ -73,6 +75,7 @@ and in a flood the turns are long: of a thousand clients that connect at once th
 """
 
 _GC_THRESHOLDS = (50_000, 20, 50)
+_OTHER_DESCRIPTORS = 1024  # than those of connections that are let in: refused ones, libraries, the engine
 
 
 class FrontEnd:
@@ -325,10 +328,18 @@ def _read_processes(context: ChildContext) -> Processes:
         return Processes(supervisor=context.supervisor_pid)
 
 
-def _tune_process() -> None:
-    """Descriptors for every connection; short turns between threads; few collections; quiet, single-threaded OpenCV."""
+def _tune_process(connections: int) -> None:
+    """Descriptors for so many connections; short turns between threads; few collections; quiet, single-threaded OpenCV.
+
+    The kernel's table of a process's descriptors grows when one is wanted that has no place in it. A process with
+    threads is then held up until no processor looks at the old table any more: 10 to 20 ms, at the 65th connection, the
+    129th, the 257th, that is, in the first moments of a flood. It never shrinks, so it is made to grow here.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with Path(os.devnull).open("rb") as any_file:
+        highest = min(connections + _OTHER_DESCRIPTORS, hard) - 1
+        os.close(fcntl.fcntl(any_file, fcntl.F_DUPFD_CLOEXEC, highest))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.set_threshold(*_GC_THRESHOLDS)
     cv2.setNumThreads(1)
@@ -358,7 +369,7 @@ def main() -> None:
     if context.listen_fd is None:
         raise SystemExit("A front end needs the listening socket of the supervisor")
     logs.configure(context.settings.log_level, "frontend")
-    _tune_process()
+    _tune_process(context.settings.max_connections)
     count_without_asking()
     with (
         inherited(context.listen_fd) as listener,
