@@ -49,7 +49,8 @@ class Housekeeping:
     exercise: Exercise | None = None
     _next_ns: int = field(default=0, init=False)
     _sweep_ns: int = field(default=0, init=False)
-    _busy_ns: int = field(default=0, init=False)
+    _busy_ns: int = field(default=0, init=False)  # of the loop, at the last sweep
+    _beat_busy_ns: int = field(default=0, init=False)  # at the last beat
     _slept_ns: int = field(default=0, init=False)
     _drain_until_ns: int = field(default=0, init=False)
 
@@ -62,7 +63,8 @@ class Housekeeping:
         now = self.clock()
         late_ns = now - self._next_ns
         self.lag.ticked(late_ns)
-        self.throttle.ticked(late_ns, now)
+        busy_ns, self._beat_busy_ns = self.busy.total_ns - self._beat_busy_ns, self.busy.total_ns
+        self.throttle.ticked(late_ns, now, busy_ns / (TICK_NS + late_ns))
         self.coalescing.ticked(TICK_NS + late_ns, self.door.asked, self.door.tightest_ns)
         self.door.tightest_ns = NEVER
         pressed = self.throttle.pressed(now)

@@ -9,8 +9,8 @@ above the rate is refused when its headers are complete, for a fraction of what 
 spent on answers that arrive.
 
 Before anybody is refused for answers that are missing, they get simpler: an engine on the same cores is pressed to run
-only first rungs, and only what is missing then still is a reason to refuse. Unless most are: then there is no time to
-wait for it.
+only first rungs, and only what is missing then still is a reason to refuse. Unless the loop has had no pause: then such
+an engine runs nothing else already. And unless most are missing: then there is no time to wait for it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the 
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
 MOST = 0.5  # missing: first rungs alone will not make up for that
+BUSY = 0.85  # share of a tick's time: a loop that works for so much of it has had no pause to speak of
 MISSING_TICKS = 2  # nor are those of one tick: something else has held them up
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog, and so is what is missing after pressing
@@ -89,8 +90,11 @@ class Throttle:
         if had_ns >= AMPLE_NS:
             self._missed += 1
 
-    def ticked(self, late_ns: int, now_ns: int) -> None:
-        """The tick of the loop came `late_ns` after its time."""
+    def ticked(self, late_ns: int, now_ns: int, busy: float = 0.0) -> None:
+        """The tick of the loop came `late_ns` after its time; it had something to do for `busy` of that since the last.
+
+        `busy` is a share, 0…1.
+        """
         # Those that miss soon after a cut, or soon after others have left the processor, were taken on before it.
         settling = now_ns - max(self._cut_ns, self._pressed_ns) < SETTLE_NS
         pressed = self.pressed(now_ns) or now_ns - self._pressed_ns < EPISODE_NS
@@ -108,7 +112,8 @@ class Throttle:
         late, before = late_ns > (TOO_LATE_NS if self.rate is None else LATE_NS), self._late_before
         self._late_before = late
         tightest, self._tightest = self._tightest, 0.0
-        if (late and before) or most or (missing and pressed):  # one stall is no trend
+        simplest = pressed or busy > BUSY  # answers are that already
+        if (late and before) or most or (missing and simplest):  # one stall is no trend
             self._cut(now_ns)
         elif self.rate is not None and late_ns < PUNCTUAL_NS:
             if tightest < TIGHT:

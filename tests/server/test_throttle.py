@@ -204,14 +204,22 @@ def test_where_most_are_taken_on_in_vain_the_rate_is_cut_at_once() -> None:
     assert throttle.rate is not None
 
 
-def miss(throttle: Throttle, now: int, ticks: int, missed: int) -> int:
+def test_what_is_taken_on_in_vain_by_a_loop_without_a_pause_cuts_the_rate_at_once() -> None:
+    """An engine on its cores has been running first rungs only since the loop had its last pause."""
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    miss(throttle, now, MISSING_TICKS, 10, busy=1.0)
+    assert throttle.rate is not None
+
+
+def miss(throttle: Throttle, now: int, ticks: int, missed: int, busy: float = 0.0) -> int:
     """Of 50 in each of so many punctual ticks, and of some before, `missed` get no answer; returns the time after."""
     for _ in range(ticks):
         for _ in range(50):
             throttle.take(now)
         for _ in range(missed):
             throttle.missed(40 * MS)
-        throttle.ticked(0, now := now + TICK)
+        throttle.ticked(0, now := now + TICK, busy)
     return now
 
 
