@@ -11,7 +11,7 @@ from loadtest.client import Sender
 from loadtest.pinning import own_core
 from loadtest.plan import Plan
 from loadtest.records import Run
-from loadtest.stalls import metering
+from loadtest.stalls import SPARING_NS, metering
 from loadtest.summary import sender_kept_time
 
 MAX_REPEATS = 5
@@ -28,7 +28,8 @@ class Bench:
 
 def carry_out(plan: Plan, bench: Bench, ladder: Sequence[str] = ()) -> Run:
     """Runs the plan once. The facts say what was obtained and whether the sender kept time."""
-    with metering(bench.metered_cpus, plan.seconds + plan.grace_s + _METER_MARGIN_S) as meters:
+    longest_s = plan.seconds + plan.grace_s + _METER_MARGIN_S
+    with metering(bench.metered_cpus, longest_s, period_ns=SPARING_NS) as meters:
         with own_core(bench.sender_cpu) as hold:
             run = Sender(plan).run()
         if bench.metered_cpus:
