@@ -91,9 +91,9 @@ class Throttle:
             self._missed += 1
 
     def ticked(self, late_ns: int, now_ns: int, busy: float = 0.0) -> None:
-        """The tick of the loop came `late_ns` after its time; it had something to do for `busy` of that since the last.
+        """The tick of the loop came `late_ns` after its time.
 
-        `busy` is a share, 0…1.
+        `busy`: the share of the time since the last tick, 0…1, in which the loop had something to do.
         """
         # Those that miss soon after a cut, or soon after others have left the processor, were taken on before it.
         settling = now_ns - max(self._cut_ns, self._pressed_ns) < SETTLE_NS
