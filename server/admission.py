@@ -6,6 +6,7 @@ handed on until somebody releases it, once.
 
 from __future__ import annotations
 
+from server.backlog import Backlog
 from server.catalog import ModelView
 from server.deadlines import NEVER, Clock
 from server.engine_view import EngineView
@@ -29,12 +30,20 @@ MOMENT_NS = 100_000_000
 class Permit:
     """The right to have one image in work."""
 
-    __slots__ = ("_client", "_door", "_held")
+    __slots__ = ("_client", "_door", "_held", "_waits")
 
     def __init__(self, door: Door, client: str = "") -> None:
         self._door = door
         self._client = client
         self._held = True
+        self._waits = True
+        door.backlog.begins()
+
+    def answered(self) -> None:
+        """Its first stage has finished."""
+        if self._waits:
+            self._waits = False
+            self._door.backlog.answered()
 
     def rejected(self) -> None:
         """The engine had no room for it after all; it still has to be released."""
@@ -50,6 +59,8 @@ class Permit:
             raise RuntimeError("a permit was released twice")
         self._held = False
         self._door.in_work -= 1
+        if self._waits:
+            self._door.backlog.left()
 
 
 class Door:
@@ -61,6 +72,7 @@ class Door:
         asked: requests that wanted to be taken on.
         tightest_ns: the tightest budget of those since somebody set it to NEVER.
         body_bytes: bytes of bodies that are still being received.
+        backlog: of the images that have been taken on.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class Door:
         self.asked = 0
         self.tightest_ns = NEVER
         self.body_bytes = 0
+        self.backlog = Backlog()
 
     def admit(self, model: ModelView, received_ns: int, deadline_ns: int, client: str = "") -> Permit:
         """A permit for one image.
@@ -131,14 +144,16 @@ class Door:
         self.tightest_ns = min(self.tightest_ns, deadline_ns - received_ns)
         self.check(model, received_ns, deadline_ns, client)
         now = self._clock()
-        wait_ns = self._view.first_answer_ns(model.key) + self._lag.guard_ns
-        if not self._throttle.take(now, wait_ns / max(deadline_ns - received_ns, 1)):
+        budget_ns = max(deadline_ns - received_ns, 1)
+        tightness = (self._view.first_answer_ns(model.key) + self._lag.guard_ns) / budget_ns
+        if not self._throttle.take(now, tightness, self.backlog.wait_ns(received_ns) / budget_ns):
             self._refused_ns = now
             if self._shares is not None:
                 self._shares.refused(client)
             raise Overloaded(
                 "More requests arrive than this service can answer.", retry_after_ms=MOMENT_NS / 1e6
             )
+        self.backlog.comes(received_ns)
 
     def refusing(self, now_ns: int) -> bool:
         """Whether somebody has been refused a moment ago, so that the next one may be too."""

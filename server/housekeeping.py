@@ -65,6 +65,7 @@ class Housekeeping:
         self.lag.ticked(late_ns)
         busy_ns, self._beat_busy_ns = self.busy.total_ns - self._beat_busy_ns, self.busy.total_ns
         self.throttle.ticked(late_ns, now, busy_ns / (TICK_NS + late_ns))
+        self.door.backlog.ticked(TICK_NS + late_ns)
         self.coalescing.ticked(TICK_NS + late_ns, self.door.asked, self.door.tightest_ns)
         self.door.tightest_ns = NEVER
         pressed = self.throttle.pressed(now)

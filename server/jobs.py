@@ -192,6 +192,8 @@ class Jobs:
         job = self._jobs.get(message.number)
         if job is None:
             return
+        if not job.refinements:
+            job.permit.answered()
         job.refinements.append(message)
         job.note(message.decisions)
         job.stages |= 1 << message.stage

@@ -8,6 +8,11 @@ more than a few answers are missing, the rate is cut; while the tick is punctual
 above the rate is refused when its headers are complete, for a fraction of what an answer costs: the time left is
 spent on answers that arrive.
 
+While the rate is limited and somebody has just been refused, whoever would wait for more than a part of his time behind
+those before him is refused as well, whatever the rate. This is what holds the load at what can be carried, answer by
+answer, as BBR (Cardwell et al., 2016) holds a connection's: a rate alone finds out only when answers are missing, and
+is then cut for all that is under way.
+
 Before anybody is refused for answers that are missing, they get simpler: an engine on the same cores is pressed to run
 only first rungs, and only what is missing then still is a reason to refuse. Unless the loop has had no pause: then such
 an engine runs nothing else already. And unless most are missing: then there is no time to wait for it.
@@ -22,6 +27,7 @@ from itertools import dropwhile, islice
 LATE_NS = 7_500_000  # of the tick: requests then wait as long to be read, and answers to be written
 TOO_LATE_NS = 10_000_000  # while nobody is limited: a busy loop is less late now and then, and soon punctual
 PUNCTUAL_NS = 2_500_000
+QUEUED = 0.4  # of a request's time: more of it does not go into waiting for those before
 TIGHT = 0.6  # of a request's time; where so much of it will pass in queues the rate does not rise
 AMPLE_NS = 20_000_000  # to miss a tighter deadline is no sign of overload
 FEW, MISSES = 4, 0.03  # missing answers, and their share, that are no sign of it either
@@ -31,8 +37,8 @@ MISSING_TICKS = 2  # nor are those of one tick: something else has held them up
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog, and so is what is missing after pressing
 RECENT = 5  # ticks over which what is taken on is counted
-CUT = 0.75
-BACK_S = 0.4  # from a cut until the rate is again what was too much, if all is just punctual meanwhile
+CUT = 0.9  # what was taken on and is too much for the time there is, `QUEUED` keeps out
+BACK_S = 0.2  # from a cut until the rate is again what was too much, if all is just punctual meanwhile
 SWIFT = 3.0  # it may be so many times as fast, the more punctual the faster
 BURST_NS = 10_000_000  # what may come at once: this long at the rate …
 LEAST_BURST = 8.0  # … or so many
@@ -65,15 +71,18 @@ class Throttle:
         self._rose = False  # the rate, since the last cut
         self._refused_ns = self._missing_ns = self._pressed_ns = -IDLE_NS
 
-    def take(self, now_ns: int, tightness: float = 0.0) -> bool:
+    def take(self, now_ns: int, tightness: float = 0.0, queued: float = 0.0) -> bool:
         """Whether one more request is taken on; counts it if so.
 
-        `tightness` is the share of its time that will pass before it can be answered.
+        Args:
+            now_ns: the time.
+            tightness: the share of its time that will pass before it can be answered, as the engine sees it.
+            queued: the share that those before it will take at the pace of late.
         """
         self._tightest = max(self._tightest, tightness)
         if self.rate is not None:
             self._fill(now_ns, self.rate)
-            if self._tokens < 1:
+            if self._tokens < 1 or (queued > QUEUED and self.pressed(now_ns)):
                 self._refused_ns = now_ns
                 return False
             self._tokens -= 1
