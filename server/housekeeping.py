@@ -94,6 +94,7 @@ class Housekeeping:
         self._slept_ns = self.coalescing.slept_ns
         self.metrics.loop_lag.set(self.lag.loop_ns / 1e9)
         self.metrics.answer_guard.set(self.lag.guard_ns / 1e9)
+        self.metrics.backlog.set(self.door.backlog.wait_ns(0) / 1e9)
         self.metrics.rate_limit.set(math.inf if self.throttle.rate is None else self.throttle.rate)
 
     def _see_to_the_end(self, now: int) -> None:

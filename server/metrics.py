@@ -129,6 +129,12 @@ class FrontEndMetrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.backlog = Gauge(
+            "anytime_backlog_seconds",
+            "How long an image that is taken on now would wait behind those before it, at the pace of late; 0 of few.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.pressed = Counter(
             "anytime_pressed_seconds",
             "Time in which a front end had an engine on its cores finish what is answered and run first rungs only.",
