@@ -12,18 +12,25 @@ CAPACITY_SHARE = 0.99
 CEILING_SHARE = 0.995
 DEADLINE_MS = 50.0
 MAX_DRIFT = 0.10
-PROBES = 8
+PROBES = 16
+NARROW = 1.03
 
 
 @dataclass(frozen=True)
 class Found:
     """The highest passing rate (0 where none passed), the lowest failing one (inf where none failed),
-    all probes.
+    all probes, and in how many of them the sender stayed late.
     """
 
     rate: float
     failing: float
     probes: tuple[tuple[float, float], ...] = field(default=())
+    late: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Multiples of it can be measured: it is bracketed, and the sender kept time."""
+        return self.bracketed and not self.late
 
     @property
     def bracketed(self) -> bool:
@@ -32,7 +39,8 @@ class Found:
 
     def __str__(self) -> str:
         above = "nothing failed" if math.isinf(self.failing) else f"{self.failing:.0f}/s failed"
-        return f"{self.rate:.0f}/s ({above}, {len(self.probes)} probes)"
+        late = f", the sender late in {self.late}" if self.late else ""
+        return f"{self.rate:.0f}/s ({above}, {len(self.probes)} probes{late})"
 
 
 def highest_rate(
@@ -40,22 +48,31 @@ def highest_rate(
 ) -> Found:
     """Bisects, in the logarithm of the rate, for the highest rate whose attainment is at least `share`.
 
-    Starts at `guess`, doubles or halves until it has a rate that passes and one that fails, then bisects;
-    `probes` calls in all. With 8 of them and a guess within a factor of two the answer is within about 2 %.
+    Starts at `guess`, doubles or halves until it has a rate that passes and one that fails, bisects until they are
+    within NARROW of each other, and then asks the one that failed once more. For on a shared machine a rate passes only
+    because the server is fast enough, but fails also because somebody else wanted the core for a second; believed at
+    once, an early failure of that kind would keep all later probes below it. If it passes now the search goes on above
+    it, up to the next rate that failed. At most `probes` calls; with a guess within a factor of two and nothing to take
+    back, nine.
     """
     if not (guess > 0 and math.isfinite(guess)):
         raise ValueError(f"the first rate must be positive and finite, not {guess}")
-    passing, failing, seen = 0.0, math.inf, []
+    passing, seen = 0.0, []
+    failures: dict[float, int] = {}  # how often, by rate; all above `passing`
     rate = guess
-    for _ in range(probes):
+    while True:
         share_in_time = attainment(rate)
         seen.append((rate, share_in_time))
         if share_in_time >= share:
             passing = rate
+            failures = {failed: count for failed, count in failures.items() if failed > rate}
         else:
-            failing = rate
-        rate = _next_rate(passing, failing)
-    return Found(passing, failing, tuple(seen))
+            failures[rate] = failures.get(rate, 0) + 1
+        failing = min(failures, default=math.inf)
+        narrow = failing <= NARROW * passing
+        if len(seen) == probes or (narrow and failures[failing] > 1):
+            return Found(passing, failing, tuple(seen))
+        rate = failing if narrow else _next_rate(passing, failing)
 
 
 def _next_rate(passing: float, failing: float) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 from loadtest import accuracy, bench_run, bench_serve
 from loadtest.answers import NotAnAnswer
 from loadtest.busy import Busy, alone
+from loadtest.capacity import PROBES
 from loadtest.engines import command as engines_command
 from loadtest.images import LabelledImages, read_images
 from loadtest.machine import describe_machine, machine_line
@@ -26,7 +27,7 @@ from loadtest.plan import Target
 from loadtest.progress import narrator
 from loadtest.published import read_model
 from loadtest.replay import command as replay_command
-from loadtest.rig import REPOSITORY, RUNS, Rig, SenderLate, default_images
+from loadtest.rig import REPOSITORY, RUNS, CannotMeasure, Rig, default_images
 from loadtest.servers import Server, ServerFailed, ServerSettings
 from loadtest.simulator import command as simulator
 from loadtest.trial import Bench
@@ -39,7 +40,7 @@ _KNOWN_FAILURES = (
     Busy,
     engines_command.EnginesFailed,
     bench_overload.NoCapacity,
-    SenderLate,
+    CannotMeasure,
     simulator.SimulatorFailed,
     replay_command.ReplayFailed,
     ServerFailed,
@@ -89,7 +90,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="front ends (default: 1)")
     parser.add_argument("--backend", default="auto", help="runtime (default: %(default)s)")
     parser.add_argument(
-        "--probes", type=int, default=8, help="runs per search of a highest rate (default: 8)"
+        "--probes",
+        type=int,
+        default=PROBES,
+        help="most runs in a search of a highest rate (default: %(default)s)",
     )
     parser.add_argument(
         "--probe-seconds", type=float, default=3.0, help="least length of such a run (default: 3)"

@@ -1,5 +1,6 @@
 """What every bench of ours stands on: images, cores, settings of the server, and a folder for raw records."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,18 +21,17 @@ from loadtest.records import Outcome, Run
 from loadtest.servers import RunningServer, Server, ServerSettings, anytime_server
 from loadtest.summary import in_time
 from loadtest.tables import percent
-from loadtest.trial import Bench, carry_out, measure
+from loadtest.trial import MAX_REPEATS, Bench, carry_out, measure
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS = REPOSITORY / "runs" / "loadtest"
 _GUESS_REQUESTS = 300
 _PROBE_REQUESTS = 1500  # enough that a share of 0.5 % is several requests
-_NEAR_MISS = 0.03
 _SHORTEST_PROBE_S, _LONGEST_PROBE_S = 3.0, 8.0
 
 
-class SenderLate(Exception):
-    """The sender was late however often the run was repeated: this machine cannot measure now."""
+class CannotMeasure(Exception):
+    """The sender stays late, or the server answers nothing that its pace could be told by."""
 
 
 def default_images() -> Path:
@@ -88,9 +88,11 @@ class Rig:
         budgets = deadline_ms(len(arrivals)) if callable(deadline_ms) else deadline_ms
         return make_plan(self.target(server), self.images, arrivals, seconds, deadline_ms=budgets, seed=seed)
 
-    def measure(self, plan: Plan, name: str, ladder: tuple[str, ...] = ()) -> Run:
+    def measure(
+        self, plan: Plan, name: str, ladder: tuple[str, ...] = (), max_repeats: int = MAX_REPEATS
+    ) -> Run:
         """Carries the plan out, repeated while the sender is late, and saves the raw records under `name`."""
-        run = measure(plan, self.bench, ladder)
+        run = measure(plan, self.bench, ladder, max_repeats)
         self.repeats += run.facts["repeats"]
         run.save(self.folder / f"{name}.npz")
         self.say(f"{name}: {percent(float(in_time(run.records).mean()))} of {len(plan)} in time")
@@ -112,29 +114,27 @@ class Rig:
         """The highest Poisson rate at which `share` are in time at 50 ms with these settings; starts its
         own server.
 
-        Raises SenderLate where a probe stays void.
+        Each probe has arrivals of its own. What it finds says in how many of them the sender stayed late.
         """
         with self.server(**changes) as server:
             guess = self._saturated_rate(server)
+            seeds, late = itertools.count(1), 0
 
             def attainment(rate: float) -> float:
-                first = in_one_run(rate, 1)
-                # One stall of the machine must not send the whole search below it: a near miss gets a second run.
-                return first if not share - _NEAR_MISS < first < share else max(first, in_one_run(rate, 2))
-
-            def in_one_run(rate: float, seed: int) -> float:
+                nonlocal late
                 seconds = float(
                     np.clip(_PROBE_REQUESTS / rate, self.probe_s, max(self.probe_s, _LONGEST_PROBE_S))
                 )
+                seed = next(seeds)
                 plan = self.poisson_plan(server, rate, seconds, seed, DEADLINE_MS)
-                run = self.measure(plan, f"{name}-{rate:.0f}-seed{seed}")
-                if not run.facts["sender_kept_time"]:
-                    raise SenderLate(
-                        f"{name} at {rate:.0f}/s: late in {run.facts['repeats'] + 1} runs of as many"
-                    )
+                # One probe that stays late spoils the search: the others only have to end.
+                run = self.measure(
+                    plan, f"{name}-{rate:.0f}-seed{seed}", max_repeats=0 if late else MAX_REPEATS
+                )
+                late += not run.facts["sender_kept_time"]
                 return float(in_time(run.records).mean())
 
-            return highest_rate(attainment, share, guess, self.probes)
+            return replace(highest_rate(attainment, share, guess, self.probes), late=late)
 
     def _saturated_rate(self, server: Server) -> float:
         """Answers per second to a few connections that never pause: a first guess, within a factor of two."""
@@ -145,5 +145,5 @@ class Rig:
         records = carry_out(plan, self.bench).records
         answered = records[records["outcome"] == Outcome.ANSWERED]
         if not len(answered):
-            raise SenderLate("the server answered none of the requests that were to show its pace")
+            raise CannotMeasure("the server answered none of the requests that were to show its pace")
         return len(answered) / (float(answered["done_ns"].max() - answered["sent_ns"].min()) / 1e9)

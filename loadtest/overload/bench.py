@@ -17,7 +17,7 @@ from loadtest.overload.blocks import Block, steady
 from loadtest.overload.hindsight import Hindsight
 from loadtest.overload.rows import CEILING_PART, Load, Row
 from loadtest.published import Published
-from loadtest.rig import Rig
+from loadtest.rig import CannotMeasure, Rig
 from loadtest.servers import RunningServer
 from loadtest.summary import in_time, right, summarise
 
@@ -186,7 +186,7 @@ def bench_overload(
 ) -> OverloadFigures:
     """A survey of the stages, then block after block.
 
-    Raises SenderLate or NoCapacity where there is nothing to measure by.
+    Raises CannotMeasure or NoCapacity where there is nothing to measure by.
     """
     model = rig.ladder()
 
@@ -196,8 +196,8 @@ def bench_overload(
     def find_ceiling() -> Found:
         return rig.highest_rate(CEILING_SHARE, "ceiling", pin_rung=1)
 
-    null_ceiling = rig.highest_rate(CEILING_SHARE, "null-ceiling", backend="null")
-    ceiling, capacity = find_ceiling(), find_capacity()
+    null_ceiling = _in_earnest(rig.highest_rate(CEILING_SHARE, "null-ceiling", backend="null"))
+    ceiling, capacity = _in_earnest(find_ceiling()), _in_earnest(find_capacity())
     runner = Runner(rig, model.stage_names, seconds, hindsight)
 
     def load_at(found: Found, multiple: float) -> Load:
@@ -233,6 +233,13 @@ def bench_overload(
     )
     by_ceiling = _chain("around the ceiling, ", "ceiling", find_ceiling, seeds, around)
     return OverloadFigures(model, null_ceiling, survey, blocks, tight, by_ceiling)
+
+
+def _in_earnest(found: Found) -> Found:
+    """What was found at the very beginning, where a machine that cannot measure is better refused."""
+    if found.late:
+        raise CannotMeasure(f"this machine is too busy to measure now: {found}")
+    return found
 
 
 def _chain(

@@ -12,7 +12,7 @@ from loadtest.capacity import MAX_DRIFT, Found, drift, drifted
 from loadtest.overload.rows import Row
 from loadtest.tables import percent
 
-MAX_REPEATS = 3
+MAX_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,18 @@ class Block:
     @property
     def void(self) -> tuple[str, ...]:
         """Reasons why its figures do not count; empty when they do."""
-        reasons = [f"the {self.limit} was not bracketed: {found}" for found in self._unbracketed()]
+        searches = (self.before, self.after)
+        reasons = [
+            f"the {self.limit} was not bracketed: {found}" for found in searches if not found.bracketed
+        ]
+        reasons += [
+            f"the {self.limit} was sought by a late sender: {found}" for found in searches if found.late
+        ]
         if drifted(self.before.rate, self.after.rate):
             reasons.append(
                 f"the {self.limit} drifted by {percent(self.drift, 1)}, more than {percent(MAX_DRIFT, 0)}"
             )
         return tuple(f"{self.name}: {reason}" for reason in reasons)
-
-    def _unbracketed(self) -> list[Found]:
-        return [found for found in (self.before, self.after) if not found.bracketed]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without the rows."""
@@ -66,10 +69,11 @@ def steady(
     """Measures until the limit is the same before and after, at most 1 + MAX_REPEATS times; the last block is returned
     either way.
 
-    `before` is what a search has just found; without it there is one more.
+    `before` is what a search has just found; without it, and after a search that cannot be used, there is one more.
     """
-    before = before or search()
     for repeats in range(MAX_REPEATS + 1):
+        if before is None or not before.sound:
+            before = search()
         rows = measure(before)
         after = search()
         block = Block(name, limit, before, after, rows, repeats)

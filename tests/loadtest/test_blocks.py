@@ -51,7 +51,15 @@ def test_a_machine_that_never_stays_the_same_makes_the_block_void() -> None:
     assert block.void == ("seed 1: the capacity drifted by 50.0 %, more than 10 %",)
 
 
-@pytest.mark.parametrize("rates", [[0.0] * 9, [100.0, *[0.0] * 9]])
+@pytest.mark.parametrize("rates", [[0.0] * 20, [100.0, *[0.0] * 20]])
 def test_a_limit_that_was_not_found_makes_it_void_too(rates: list[float]) -> None:
     block, _ = measured(rates)
     assert "was not bracketed" in block.void[0]
+
+
+def test_a_limit_sought_by_a_late_sender_makes_it_void_and_is_sought_again() -> None:
+    late, good = Found(100, 102, (), 1), Found(100, 102)
+    found = iter([late, good, good])
+    block = steady("seed 1", "capacity", lambda: next(found), lambda _: (), good)
+    assert (block.repeats, block.void) == (1, ())
+    assert "was sought by a late sender" in Block("seed 1", "capacity", good, late, (), 0).void[0]

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 
-from loadtest.capacity import Found, drifted, highest_rate
+from loadtest.capacity import NARROW, Found, drifted, highest_rate
 from loadtest.overload.bench import NoCapacity, OverloadFigures, bounded_load
 from loadtest.overload.blocks import Block
 from loadtest.published import Published
 
 
 @pytest.mark.parametrize("guess", [120, 250, 480])
-def test_the_edge_is_found_within_five_per_cent(guess: float) -> None:
-    calls = []
-
-    def attainment(rate: float) -> float:
-        calls.append(rate)
-        return 1.0 if rate <= 247 else 0.5
-
-    found = highest_rate(attainment, 0.99, guess, probes=8)
-    assert len(calls) == 8
+def test_the_edge_is_found_within_three_per_cent(guess: float) -> None:
+    found = highest_rate(lambda rate: 1.0 if rate <= 247 else 0.5, 0.99, guess)
     assert found.rate <= 247 < found.failing
-    assert found.rate == pytest.approx(247, rel=0.05)
+    assert found.failing <= NARROW * found.rate
+    assert len(found.probes) <= 9
+
+
+def test_the_edge_has_failed_twice() -> None:
+    found = highest_rate(lambda rate: 1.0 if rate <= 247 else 0.5, 0.99, 250)
+    assert [rate for rate, _ in found.probes].count(found.failing) == 2
+
+
+@pytest.mark.parametrize("stalled", range(16))
+def test_one_stall_does_not_keep_the_search_below_it(stalled: int) -> None:
+    calls = itertools.count()
+    found = highest_rate(lambda rate: 1.0 if rate <= 247 and next(calls) != stalled else 0.5, 0.99, 250)
+    assert found.rate == pytest.approx(247, rel=0.03)
+
+
+def test_a_machine_that_became_slower_is_known_by_what_fails_now() -> None:
+    calls = itertools.count()
+    found = highest_rate(lambda rate: 1.0 if rate <= (247 if next(calls) < 3 else 200) else 0.5, 0.99, 120)
+    assert found.rate == pytest.approx(
+        240, rel=0.03
+    )  # what it could do a moment ago; the next search finds the other
+
+
+def test_the_search_ends_with_its_probes() -> None:
+    assert len(highest_rate(lambda rate: 1.0 if rate <= 247 else 0.5, 0.99, 120, probes=4).probes) == 4
 
 
 def test_a_server_that_keeps_up_with_everything_has_no_failing_rate() -> None:
