@@ -62,7 +62,7 @@ def main() -> int:
         return int(checking)
     if lacking := missing():
         print(
-            f"The policy is not compiled: {lacking}. It runs from its sources; decisions take twice as long."
+            f"The policy is not compiled: {lacking}. It runs from its sources; decisions take three times as long."
         )
         return int(checking)
     if checking:
@@ -71,7 +71,7 @@ def main() -> int:
         build(place)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the service does without
         print(
-            f"The policy could not be compiled: {error!r}. It runs from its sources; decisions take twice as long."
+            f"The policy could not be compiled: {error!r}. It runs from its sources; decisions take three times as long."
         )
     return 0
 

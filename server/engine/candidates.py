@@ -8,7 +8,6 @@ costs as much as the last. Whoever cannot have the rung later, for his deadline,
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 
 from server.engine.launches import (
@@ -21,7 +20,7 @@ from server.engine.launches import (
     per_time,
 )
 from server.engine.prices import GRID, Worths
-from server.engine.queues import ModelQueue
+from server.engine.queues import ModelQueue, before
 from server.engine.room import (
     all_in_time,
     blocked,
@@ -30,7 +29,7 @@ from server.engine.room import (
     traffic,
     typical_budget_ns,
 )
-from server.engine.seats import Seats, answered_seats, content_with_any, seat_beginners
+from server.engine.seats import answered_seats, content_with_any, no_seats, seat_beginners
 from server.engine.state import State
 
 Explain = Callable[[list[Candidate], Candidate | None], None]
@@ -51,7 +50,6 @@ def best_candidate(state: State, now_ns: int, explain: Explain | None = None) ->
         longest_ns=longest_batch_ns(state),
         crowding=1.0 + coming.load,
         blocked=blocked(state, coming),
-        starts={},
     )
     found: list[Candidate] = []
     for name, queue in state.models.items():
@@ -93,7 +91,11 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
     batch of good throughput (early drop, Shen et al., Nexus, SOSP 2019, section 6.3): small batches would lose more,
     one launch after the other.
     """
-    waiting = [(q.unanswered[0][0], name, q) for name, q in state.models.items() if q.usable and q.unanswered]
+    waiting = [
+        (q.unanswered[0].deadline_ns, name, q)
+        for name, q in state.models.items()
+        if q.usable and q.unanswered
+    ]
     if not waiting:
         return None
     _, name, queue = min(waiting, key=lambda entry: entry[:2])
@@ -101,7 +103,7 @@ def _save_the_earliest(state: State, now_ns: int) -> Candidate | None:
     stage, batch, latency = saved.stage, queue.secure_batch, queue.latency
     if latency.efficiency(stage, saved.count) >= state.config.efficient or all_in_time(state, now_ns):
         return saved
-    given_up = bisect_left(queue.unanswered, (now_ns + latency.ns(stage, batch) + state.config.guard_ns,))
+    given_up = before(queue.unanswered, now_ns + latency.ns(stage, batch) + state.config.guard_ns)
     if len(queue.unanswered) - given_up < batch:
         return saved
     gain = batch * queue.ladder.accuracy(1 << stage)
@@ -144,7 +146,9 @@ def _first_answers(
     if rung == queue.ladder.first or not count or not queue.plans.knows(queue.ladder.first):
         return []
     worth = worths.root_worth[rung] - worths.root_value
-    return launches(state, name, queue, room, {rung: [(worth, None, 0, count)]}, price)
+    seats = no_seats(queue)
+    seats[rung].append((worth, None, 0, count))
+    return launches(state, name, queue, room, seats, price)
 
 
 def _anything(state: State, name: str, queue: ModelQueue, room: Room) -> list[Candidate]:
@@ -153,12 +157,12 @@ def _anything(state: State, name: str, queue: ModelQueue, room: Room) -> list[Ca
     A stream was promised every rung that fits. What one it lacks is worth to its client no calibration tells; an equal
     share of an answer keeps it from blocking tight jobs that surely come, but not for those of which some may.
     """
-    seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
+    seats = no_seats(queue)
     share = 1 / len(queue.ladder.names)
     for group in queue.groups.values():
         for stage, gain in group.gains:
             worth = max(gain, share) if group.place < 0 else gain
-            seats[stage].append((worth, group, 0, len(group.entries)))
+            seats[stage].append((worth, group, 0, len(group.jobs)))
     found = launches(state, name, queue, room, seats)
     if queue.unanswered:
         found += first_rungs(state, name, queue, room)

@@ -2,6 +2,10 @@
 
 A job's `key` is whatever names it uniquely to the caller (the engine uses (front end, number), a simulator an
 int). All times are absolute nanoseconds of one monotonic clock, all durations are nanoseconds.
+
+Nothing changes a value once it is made. That is not enforced, and what is made for every image or launch has an
+`__init__` written out: that of a frozen dataclass stays Python when the rest is compiled, and takes eight times as
+long.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from dataclasses import dataclass
 Key = Hashable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Job:
     """One image that wants an answer.
 
@@ -27,11 +31,25 @@ class Job:
     key: Key
     model: str
     deadline_ns: int
-    min_confidence: float = 1.0
-    every_stage: bool = False
+    min_confidence: float
+    every_stage: bool
+
+    def __init__(
+        self,
+        key: Key,
+        model: str,
+        deadline_ns: int,
+        min_confidence: float = 1.0,
+        every_stage: bool = False,
+    ) -> None:
+        self.key = key
+        self.model = model
+        self.deadline_ns = deadline_ns
+        self.min_confidence = min_confidence
+        self.every_stage = every_stage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Launch:
     """Order: run `stage` for these jobs as one batch, now. At most one launch is outstanding at a time.
 
@@ -45,8 +63,24 @@ class Launch:
     expected_ns: int
     promised_ns: int
 
+    def __init__(
+        self,
+        number: int,
+        model: str,
+        stage: int,
+        keys: tuple[Key, ...],
+        expected_ns: int,
+        promised_ns: int,
+    ) -> None:
+        self.number = number
+        self.model = model
+        self.stage = stage
+        self.keys = keys
+        self.expected_ns = expected_ns
+        self.promised_ns = promised_ns
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(init=False, slots=True)
 class Finish:
     """Order: nothing more comes for this job.
 
@@ -57,30 +91,44 @@ class Finish:
     key: Key
     reason: str
 
+    def __init__(self, key: Key, reason: str) -> None:
+        self.key = key
+        self.reason = reason
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(init=False, slots=True)
 class Reject:
     """Order: refuse this job, no stage has run for it; a budget of `feasible_ns` would have done (0: none would)."""
 
     key: Key
     feasible_ns: int
 
+    def __init__(self, key: Key, feasible_ns: int) -> None:
+        self.key = key
+        self.feasible_ns = feasible_ns
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(init=False, slots=True)
 class WaitUntil:
     """Order: send a Tick at `at_ns`, or after the next event if that is sooner. None: only after an event."""
 
     at_ns: int | None
 
+    def __init__(self, at_ns: int | None) -> None:
+        self.at_ns = at_ns
+
 
 Instruction = Launch | Finish | Reject | WaitUntil
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Arrived:
     """A job is here. A key that is already known is ignored."""
 
     job: Job
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +138,7 @@ class Cancelled:
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class LaunchDone:
     """The outstanding launch has finished.
 
@@ -100,6 +148,11 @@ class LaunchDone:
     launch: Launch
     confidences: tuple[float, ...]
     duration_ns: int
+
+    def __init__(self, launch: Launch, confidences: tuple[float, ...], duration_ns: int) -> None:
+        self.launch = launch
+        self.confidences = confidences
+        self.duration_ns = duration_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +169,17 @@ class Pressed:
     on: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Tick:
     """Everything that has happened so far has been told: decide. Only a Tick starts a launch.
 
     `crowded` says that for the moment the device's cores are wanted by front ends. Tick again when it is over.
     """
 
-    crowded: bool = False
+    crowded: bool
+
+    def __init__(self, crowded: bool = False) -> None:
+        self.crowded = crowded
 
 
 Event = Arrived | Cancelled | LaunchDone | LaunchFailed | Pressed | Tick

@@ -6,11 +6,11 @@ time, cost or jobs. A set of rungs is a bit mask: bit k stands for rung k, count
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 # A stream is owed every rung, gain or not; this is what an unprofitable one counts for against other work.
-EVERY_STAGE_GAIN = 0.005
+EVERY_STAGE_GAIN: Final = 0.005
 
 Gains = tuple[tuple[int, float], ...]
 
@@ -41,7 +41,7 @@ class Ladder:
         keys = {mask: self.key_of(mask) for mask in range(1 << len(self.names))}
         self._accuracies = {mask: accuracies[key] for mask, key in keys.items() if key in accuracies}
         self._gains = gains
-        self._inner_edges = tuple(gain_bin_edges[1:-1])
+        self._inner_edges = list(gain_bin_edges[1:-1])
 
     def copy(self) -> Ladder:
         """One that loses rungs without this."""
@@ -69,7 +69,12 @@ class Ladder:
 
     def bin_of(self, confidence: float) -> int:
         """The bin that a confidence lies in; an edge belongs to the bin above it."""
-        return bisect_right(self._inner_edges, confidence)
+        bin_ = 0
+        for edge in self._inner_edges:
+            if confidence < edge:
+                break
+            bin_ += 1
+        return bin_
 
     def key_of(self, mask: int) -> str:
         """The manifest's key of a set of rungs."""

@@ -25,50 +25,52 @@ refuse more work than they spoil.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
+from typing import Final
 
-WINDOW = 512
-FACTOR_QUANTILE = 0.9
-FIRST_FACTOR = 1.15  # at least, until WARM launches are in: a handful of samples shows no spread
-TAIL_QUANTILE = 0.99
-FIRST_TAIL_NS = 300_000
-LONGEST_TAIL_NS = 2_000_000
-WARM = 50
-TAIL_DECAY = 0.9
-OVERHEAD_NS = 100_000  # of the engine's loop around each launch, at least
-LONGEST_OVERHEAD_NS = 5_000_000
-OVERHEAD_RISES, OVERHEAD_SINKS = 0.25, 0.02  # towards what was measured last
-TELLING_OVERHEAD_NS = 25_000  # and a tenth: less is not worth computing all estimates anew
-TELLING_NS = 50_000  # launches shorter than this by their profile say nothing about the device's speed
+WINDOW: Final = 512
+FACTOR_QUANTILE: Final = 0.9
+FIRST_FACTOR: Final = 1.15  # at least, until WARM launches are in: a handful of samples shows no spread
+TAIL_QUANTILE: Final = 0.99
+FIRST_TAIL_NS: Final = 300_000
+LONGEST_TAIL_NS: Final = 2_000_000
+WARM: Final = 50
+TAIL_DECAY: Final = 0.9
+OVERHEAD_NS: Final = 100_000  # of the engine's loop around each launch, at least
+LONGEST_OVERHEAD_NS: Final = 5_000_000
+OVERHEAD_RISES: Final = 0.25  # towards what was measured last, where that is more
+OVERHEAD_SINKS: Final = 0.02  # where it is less
+TELLING_OVERHEAD_NS: Final = 25_000  # and a tenth: less is not worth computing all estimates anew
+TELLING_NS: Final = 50_000  # launches shorter than this by their profile say nothing about the device's speed
 
-TELLING_FACTOR = 0.002  # relative change; less is not worth computing all estimates anew
-UNSEEN = 256  # launches of other stages, after which a stage's worst ratios are doubted: it may be avoided for them
+TELLING_FACTOR: Final = 0.002  # relative change; less is not worth computing all estimates anew
+# So many launches of other stages, and a stage's worst ratios are doubted: it may be avoided for them.
+UNSEEN: Final = 256
 
 
 class _Recent:
     """The last WINDOW numbers, in order of size, each with a weight."""
 
     def __init__(self) -> None:
-        self._order: deque[tuple[float, float]] = deque()
-        self._sorted: list[tuple[float, float]] = []
+        self._order: deque[tuple[float, float]] = deque()  # the oldest first
+        self._values: list[float] = []
+        self._weights: list[float] = []
         self._total = 0.0  # weight
         self._found: dict[float, float] = {}  # quantiles, until the next number
 
     def __len__(self) -> int:
-        return len(self._sorted)
+        return len(self._values)
 
     def add(self, value: float, weight: float = 1.0) -> None:
-        item = value, weight
-        self._order.append(item)
-        insort(self._sorted, item)
+        self._order.append((value, weight))
+        place = self._place(value)
+        self._values.insert(place, value)
+        self._weights.insert(place, weight)
         self._total += weight
         if len(self._order) > WINDOW:
-            oldest = self._order.popleft()
-            del self._sorted[bisect_left(self._sorted, oldest)]
-            self._total -= oldest[1]
+            self._remove(*self._order.popleft())
         self._found.clear()
 
     def quantile(self, share: float) -> float:
@@ -79,18 +81,39 @@ class _Recent:
         return found
 
     def forget_worst(self) -> None:
-        del self._sorted[len(self._sorted) - max(1, len(self._sorted) // 10) :]
-        self._order = deque(self._sorted)
-        self._total = sum([weight for _, weight in self._sorted])
+        left = len(self._values) - max(1, len(self._values) // 10)
+        del self._values[left:]
+        del self._weights[left:]
+        self._order = deque(zip(self._values, self._weights, strict=True))
+        self._total = sum(self._weights)
         self._found.clear()
 
     def _quantile(self, share: float) -> float:
         above = (1.0 - share) * self._total
-        for value, weight in reversed(self._sorted):
-            above -= weight
-            if above < 0:
-                return value
-        return self._sorted[0][0]
+        place = len(self._weights)
+        while place > 1 and above >= 0:
+            place -= 1
+            above -= self._weights[place]
+        return self._values[place if above < 0 else 0]
+
+    def _place(self, value: float) -> int:
+        """Of the first that is not less."""
+        start, end = 0, len(self._values)
+        while start < end:
+            middle = (start + end) >> 1
+            if self._values[middle] < value:
+                start = middle + 1
+            else:
+                end = middle
+        return start
+
+    def _remove(self, value: float, weight: float) -> None:
+        place = self._place(value)
+        while self._weights[place] != weight:  # of equal values
+            place += 1
+        del self._values[place]
+        del self._weights[place]
+        self._total -= weight
 
 
 def buckets_up_to(max_batch: int) -> list[int]:
@@ -128,20 +151,22 @@ class LatencyTable:
         self.buckets = buckets_up_to(max_batch)
         self.tail_ns = first_tail_ns
         as_they_are = [(batch,) for batch in range(max_batch + 1)]
-        self._base = {
-            stage: _as_run(_interpolate(cells, max_batch), (runs_as or {}).get(stage, as_they_are))
-            for stage, cells in profile.items()
-        }
+        # By stage; empty where it is missing.
+        self._base: list[list[float]] = [[] for _ in range(max(profile, default=-1) + 1)]
+        for stage, cells in profile.items():
+            run_in = (runs_as or {}).get(stage, as_they_are)
+            self._base[stage] = _as_run(_interpolate(cells, max_batch), run_in)
         self.overhead_ns = self._least_overhead_ns = overhead_ns
         self._between_ns = float(overhead_ns)
         self._first_tail_ns = first_tail_ns
         self._ratios = _Recent()
-        self._ratios_of = {stage: _Recent() for stage in self._base}
-        self._unseen = dict.fromkeys(self._base, 0)
-        self._factors = dict.fromkeys(self._base, FIRST_FACTOR)
-        # Kept until a stage's factor changes: asked dozens of times a decision.
-        self._work: dict[int, dict[int, int]] = {stage: {} for stage in self._base}
-        self._best = {stage: self.best_batch(stage) for stage in self._base}
+        self._ratios_of = {stage: _Recent() for stage in profile}
+        self._unseen = dict.fromkeys(profile, 0)
+        self._factors = dict.fromkeys(profile, FIRST_FACTOR)
+        # By stage and batch, 0 where not known: kept until a stage's factor changes, for it is asked dozens of times a
+        # decision.
+        self._work = [[0] * len(table) for table in self._base]
+        self._best = {stage: self.best_batch(stage) for stage in profile}
         self._left_over = _Recent()
         self._last_excesses: deque[float] = deque(maxlen=3)
         self._raised_ns = 0.0
@@ -152,13 +177,12 @@ class LatencyTable:
 
     def ns(self, stage: int, batch: int) -> int:
         """High estimate of one launch of `batch` images: it may be promised."""
-        found = self._work[stage].get(batch)
-        return (self.work_ns(stage, batch) if found is None else found) + self.tail_ns
+        return self.work_ns(stage, batch) + self.tail_ns
 
     def work_ns(self, stage: int, batch: int) -> int:
         """Device time of such a launch, for sums: the tail comes on top of the sum, once."""
-        found = self._work[stage].get(batch)
-        if found is None:
+        found = self._work[stage][batch]
+        if not found:
             found = int(self._base[stage][batch] * self._factors[stage]) + self.overhead_ns
             self._work[stage][batch] = found
         return found
@@ -217,9 +241,12 @@ class LatencyTable:
 
     def _set_overhead(self, overhead_ns: int) -> None:
         self.overhead_ns = overhead_ns
-        for stage in self._work:
-            self._work[stage].clear()
+        for stage in self._best:
+            self._forget(stage)
             self._best[stage] = self.best_batch(stage)
+
+    def _forget(self, stage: int) -> None:
+        self._work[stage] = [0] * len(self._base[stage])
 
     def _doubt_unseen(self, stage: int) -> None:
         """A stage too slow for its deadlines does not run: nothing else would find out that it has recovered."""
@@ -278,14 +305,14 @@ class LatencyTable:
             factor = max(factor, surge * usual, 0.5)
             if abs(factor - self._factors[stage]) > TELLING_FACTOR * factor:
                 self._factors[stage] = factor
-                self._work[stage].clear()
+                self._forget(stage)
         tail = (
             self._left_over.quantile(TAIL_QUANTILE) if len(self._left_over) >= WARM else self._first_tail_ns
         )
         self.tail_ns = int(min(max(tail, self._raised_ns, 0.0), LONGEST_TAIL_NS))
 
 
-def _as_run(table: Sequence[float], runs_as: Sequence[Sequence[int]]) -> Sequence[float]:
+def _as_run(table: Sequence[float], runs_as: Sequence[Sequence[int]]) -> list[float]:
     """Nanoseconds by batch 0 …, of the sizes that it is run in; never falling."""
     return list(accumulate([sum(table[size] for size in sizes) for sizes in runs_as], max))
 

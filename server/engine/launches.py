@@ -9,19 +9,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Final
 
-from server.engine.queues import Group, ModelQueue
+from server.engine.queues import Group, ModelQueue, before
 from server.engine.room import NEVER, secure_start
 from server.engine.seats import Seats
 from server.engine.state import State
 
-POOR = 0.9
+POOR: Final = 0.9
 """A launch that is worth less than this share of the price of its time is a poor one."""
 
 _EACH = itemgetter(0)
 
 
-@dataclass(slots=True)
+@dataclass(init=False, slots=True)
 class Candidate:
     """A launch that could be made: expected right answers, who would be in it, and its time.
 
@@ -34,13 +35,34 @@ class Candidate:
     promised_ns: int
     model: str
     stage: int
-    members: tuple[tuple[Group, int, int], ...] = ()
-    beginners: int = 0
-    count: int = 0
-    given_up: int = 0
+    members: tuple[tuple[Group, int, int], ...]
+    beginners: int
+    count: int
+    given_up: int
+
+    def __init__(
+        self,
+        gain: float,
+        work_ns: int,
+        promised_ns: int,
+        model: str,
+        stage: int,
+        members: tuple[tuple[Group, int, int], ...] = (),
+        beginners: int = 0,
+        count: int = 0,
+        given_up: int = 0,
+    ) -> None:
+        self.gain = gain
+        self.work_ns = work_ns
+        self.promised_ns = promised_ns
+        self.model = model
+        self.stage = stage
+        self.members = members
+        self.beginners = beginners
+        self.count = count
+        self.given_up = given_up
 
 
-@dataclass(frozen=True, slots=True)
 class Room:
     """What limits the launches of one decision: see server.engine.room.
 
@@ -48,12 +70,22 @@ class Room:
     `starts` keeps what secure_start has said.
     """
 
-    now_ns: int
-    secure_ns: int
-    longest_ns: float
-    crowding: float
-    blocked: Callable[[int], float]
-    starts: dict[tuple[str, int], int]
+    __slots__ = ("blocked", "crowding", "longest_ns", "now_ns", "secure_ns", "starts")
+
+    def __init__(
+        self,
+        now_ns: int,
+        secure_ns: int,
+        longest_ns: float,
+        crowding: float,
+        blocked: Callable[[int], float],
+    ) -> None:
+        self.now_ns = now_ns
+        self.secure_ns = secure_ns
+        self.longest_ns = longest_ns
+        self.crowding = crowding
+        self.blocked = blocked
+        self.starts: dict[tuple[str, int], int] = {}
 
 
 def first_rungs(state: State, name: str, queue: ModelQueue, room: Room) -> list[Candidate]:
@@ -75,7 +107,7 @@ def first_batches(state: State, name: str, queue: ModelQueue, now_ns: int) -> It
     """
     stage = queue.ladder.first
     worth = queue.ladder.accuracy(1 << stage)
-    latest_ns = queue.unanswered[0][0] - state.config.guard_ns - now_ns
+    latest_ns = queue.unanswered[0].deadline_ns - state.config.guard_ns - now_ns
     for count in _batches(queue, len(queue.unanswered)):
         ns = queue.latency.ns(stage, count)
         if ns <= latest_ns:
@@ -88,7 +120,7 @@ def launches(
     name: str,
     queue: ModelQueue,
     room: Room,
-    seats: dict[int, Seats],
+    seats: list[Seats],
     price: float = 0.0,
     best: float = 0.0,
 ) -> list[Candidate]:
@@ -97,7 +129,7 @@ def launches(
     Without those that `_best_of` would not look at, at this price, beside one that is worth `best` a nanosecond.
     """
     found: list[Candidate] = []
-    promising = [(*_promises(queue, stage, wanted), stage) for stage, wanted in seats.items() if wanted]
+    promising = [(*_promises(queue, stage, wanted), stage) for stage, wanted in enumerate(seats) if wanted]
     promising.sort(reverse=True)
     for promise, available, stage in promising:
         wanted_rate = best * (POOR if best < POOR * price else state.config.nearly_as_good)
@@ -117,9 +149,12 @@ def launches(
 
 def _promises(queue: ModelQueue, stage: int, seats: Seats) -> tuple[float, int]:
     """At most so much a nanosecond, with the neediest in the largest batch there can be; and how many may join."""
-    available = sum([seat[3] - seat[2] for seat in seats])
+    most, available = 0.0, 0
+    for worth, _, first, last in seats:
+        most = max(most, worth)
+        available += last - first
     count = min(available, queue.max_batch)
-    return max(map(_EACH, seats)) * count / queue.latency.work_ns(stage, count), available
+    return most * count / queue.latency.work_ns(stage, count), available
 
 
 def _launches_of(
@@ -194,8 +229,8 @@ def _neediest(
     beginners = 0
     missing = count
     for each, group, first, last in seats:
-        entries = queue.unanswered if group is None else group.entries
-        start = first if entries[first][0] >= end_ns else bisect_left(entries, (end_ns,), first)
+        jobs = queue.unanswered if group is None else group.jobs
+        start = first if jobs[first].deadline_ns >= end_ns else before(jobs, end_ns, first)
         if group is None and start:  # the earliest must come first
             continue
         taken = min(last - start, missing)

@@ -28,6 +28,8 @@ The rule:
 
 from __future__ import annotations
 
+from typing import Final
+
 from server.engine.candidates import Explain, best_candidate
 from server.engine.events import (
     Arrived,
@@ -81,7 +83,7 @@ __all__ = [
 ]
 
 
-RESTED_NS = 100_000_000  # an idle device is not crowded
+RESTED_NS: Final = 100_000_000  # an idle device is not crowded
 
 
 def step(
@@ -150,7 +152,8 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
     state.landed_ns = state.began_ns + done.duration_ns
     orders: list[Instruction] = []
     ladder, saw, bit = queue.ladder, queue.plans.saw, 1 << launch.stage
-    for key, confidence in zip(launch.keys, done.confidences, strict=True):
+    for place, key in enumerate(launch.keys):
+        confidence = done.confidences[place]
         waiting = state.jobs.get(key)
         if waiting is None:  # cancelled meanwhile
             continue
@@ -278,7 +281,7 @@ def _end_the_rest(state: State) -> list[Instruction]:
     """Nothing may run for the answered jobs: what keeps them from a deeper rung is what it would do to others."""
     orders: list[Instruction] = []
     for queue in state.models.values():
-        answered = [entry[2] for group in queue.groups.values() for entry in group.entries]
+        answered = [waiting for group in queue.groups.values() for waiting in group.jobs]
         for waiting in answered:
             queue.remove(waiting)
             orders.append(_end(state, waiting, "overload"))

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +37,17 @@ Floats: TypeAlias = NDArray[np.float64]
 
 # A ladder's cost may be anything from microseconds to seconds, so the grid is wide: 12 prices a decade.
 GRID: Floats = np.concatenate([[0.0], np.logspace(-13, -4, 109)])
-UNSEEN = 2.0  # so many images as have never been seen are taken to stop after a step
-SOLVE_EVERY = 10_000.0  # finished rungs
-SOLVE_AGAIN = 2_048.0  # at least so many between two solutions, however the device's speed wavers
-KNOWN = 64.0
-FORGET_AT = 20_000.0  # finished rungs, then all counts are halved: traffic changes
-LEAST_WORTH = 5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
+UNSEEN: Final = 2.0  # so many images as have never been seen are taken to stop after a step
+SOLVE_EVERY: Final = 10_000.0  # finished rungs
+SOLVE_AGAIN: Final = 2_048.0  # at least so many between two solutions, however the device's speed wavers
+KNOWN: Final = 64.0
+FORGET_AT: Final = 20_000.0  # finished rungs, then all counts are halved: traffic changes
+LEAST_WORTH: Final = (
+    5e-4  # of the whole ladder's time on an idle device, in right answers: no detour is quite free
+)
 # How surely an image that is passed over now is served later: so much counts what it would gain.
-PATIENCE = 0.95
-STALE = 0.1  # relative change of the device's speed after which plans are made anew
+PATIENCE: Final = 0.95
+STALE: Final = 0.1  # relative change of the device's speed after which plans are made anew
 
 
 class Worths:
@@ -113,7 +115,7 @@ class Plans:
         self._costs: dict[int, list[float]] = {}
         self._longest_ns = math.inf
         self._steps: Iterator[bool] | None = None
-        self._seen: dict[tuple[int, int], list[list[float]]] = {}
+        self._seen: dict[int, list[list[float]]] = {}
         self._first_seen: dict[int, list[float]] = {}
         self._observed = 0.0
         self._solve_at = 0.0
@@ -142,9 +144,10 @@ class Plans:
     def saw(self, mask: int, bin_: int, stage: int, new_bin: int) -> None:
         """Count that `stage` has taken an image from (mask, bin_) to `new_bin`; mask 0 is an image without answer."""
         if mask:
-            table = self._seen.get((mask, stage))
+            step = self._step(mask, stage)
+            table = self._seen.get(step)
             if table is None:
-                table = self._seen[mask, stage] = [[0.0] * self._bins for _ in range(self._bins)]
+                table = self._seen[step] = [[0.0] * self._bins for _ in range(self._bins)]
             table[bin_][new_bin] += 1.0
         else:
             row = self._first_seen.get(stage)
@@ -152,6 +155,9 @@ class Plans:
                 row = self._first_seen[stage] = [0.0] * self._bins
             row[new_bin] += 1.0
         self._observed += 1.0
+
+    def _step(self, mask: int, stage: int) -> int:
+        return mask * len(self._ladder.names) + stage
 
     def knows(self, stage: int) -> bool:
         """Whether enough new images have had this rung to say where they go from there."""
@@ -250,7 +256,7 @@ class Plans:
 
     def _moves(self, mask: int, stage: int) -> Floats:
         """Probability [bin, next bin]; what is missing to 1 stops."""
-        seen = self._seen.get((mask, stage))
+        seen = self._seen.get(self._step(mask, stage))
         if seen is None:
             return np.zeros((self._bins, self._bins))
         table = np.array(seen)
@@ -266,9 +272,7 @@ class Plans:
         return shares
 
 
-def price_of(
-    planned: Sequence[tuple[Sequence[float], float]], room_ns: float, guess: int
-) -> tuple[int, float]:
+def price_of(planned: list[tuple[list[float], float]], room_ns: float, guess: int) -> tuple[int, float]:
     """The place in GRID of the lowest price at which the planned work fits, and how nearly the one below does.
 
     The latter is the share of images that could follow the plans of the price below. The best of all schedules is such
@@ -283,7 +287,10 @@ def price_of(
     works: dict[int, float] = {}
 
     def fits(place: int) -> bool:
-        works[place] = work = sum([count * cost[place] for cost, count in planned])
+        work = 0.0
+        for cost, count in planned:
+            work += count * cost[place]
+        works[place] = work
         return work <= room_ns
 
     last, step = len(GRID) - 1, 1

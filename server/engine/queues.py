@@ -2,12 +2,11 @@
 still gain.
 
 Knows where a job stands; must not know why it moves. Every list is sorted by (deadline, order of arrival), so
-that the first k jobs that can still make a given finishing time are a slice.
+that the first k jobs that can still make a given finishing time are a slice. (Searched by loops of our own: as machine
+code they take a quarter of the time of the library's, which compares by way of tuples.)
 """
 
 from __future__ import annotations
-
-from bisect import bisect_left, insort
 
 from server.engine.events import Job
 from server.engine.ladder import Gains, Ladder
@@ -21,6 +20,7 @@ class Waiting:
 
     Attributes:
         job: as it arrived.
+        deadline_ns: the job's.
         order: counts arrivals; breaks ties of deadlines.
         mask: the rungs it has had.
         bin_: confidence bin of its pooled answer, once it has one.
@@ -29,10 +29,11 @@ class Waiting:
         failed: a launch that it was part of has failed.
     """
 
-    __slots__ = ("bin_", "failed", "group", "job", "mask", "order", "plain")
+    __slots__ = ("bin_", "deadline_ns", "failed", "group", "job", "mask", "order", "plain")
 
     def __init__(self, job: Job, order: int) -> None:
         self.job = job
+        self.deadline_ns = job.deadline_ns
         self.order = order
         self.mask = 0
         self.bin_ = 0
@@ -41,7 +42,37 @@ class Waiting:
         self.plain = not job.every_stage and job.min_confidence >= 1.0
 
 
-Entry = tuple[int, int, Waiting]
+def before(jobs: list[Waiting], limit_ns: int, start: int = 0) -> int:
+    """The place of the first job, from `start` on, whose deadline is not before `limit_ns`."""
+    end = len(jobs)
+    while start < end:
+        middle = (start + end) >> 1
+        if jobs[middle].deadline_ns < limit_ns:
+            start = middle + 1
+        else:
+            end = middle
+    return start
+
+
+def _place(jobs: list[Waiting], waiting: Waiting) -> int:
+    """Where a job is, or belongs."""
+    deadline_ns, order = waiting.deadline_ns, waiting.order
+    start, end = 0, len(jobs)
+    while start < end:
+        middle = (start + end) >> 1
+        other = jobs[middle]
+        if other.deadline_ns < deadline_ns or (other.deadline_ns == deadline_ns and other.order < order):
+            start = middle + 1
+        else:
+            end = middle
+    return start
+
+
+def _insert(jobs: list[Waiting], waiting: Waiting) -> None:
+    if not jobs or jobs[-1].deadline_ns < waiting.deadline_ns:  # as most, where budgets are equal
+        jobs.append(waiting)
+    else:
+        jobs.insert(_place(jobs, waiting), waiting)
 
 
 class Group:
@@ -51,14 +82,14 @@ class Group:
     follows no plan and has -1.
     """
 
-    __slots__ = ("entries", "gains", "key", "place", "shortest")
+    __slots__ = ("gains", "jobs", "key", "place", "shortest")
 
-    def __init__(self, key: tuple[int, int, bool], gains: Gains, shortest: int, place: int) -> None:
+    def __init__(self, key: int, gains: Gains, shortest: int, place: int) -> None:
         self.key = key
         self.place = place
         self.gains = gains
         self.shortest = shortest
-        self.entries: list[Entry] = []
+        self.jobs: list[Waiting] = []
 
 
 class ModelQueue:
@@ -68,9 +99,10 @@ class ModelQueue:
         self.ladder = ladder
         self.latency = latency
         self.max_batch = max_batch
-        self.unanswered: list[Entry] = []
-        self.groups: dict[tuple[int, int, bool], Group] = {}  # without empty ones
-        self._outlooks: dict[tuple[int, int, bool], Group | None] = {}
+        self.unanswered: list[Waiting] = []
+        self.groups: dict[int, Group] = {}  # without empty ones
+        self._outlooks: dict[int, Group | None] = {}
+        self._bins = ladder.bins
         self.rates = Rates()
         self.secure_batch = self._secure_batch()
         self.plans = Plans(ladder, latency)
@@ -100,7 +132,7 @@ class ModelQueue:
         self.ladder.fail(stage)
         self.secure_batch = self._secure_batch()
         self.plans.renew()
-        moved = [entry[2] for group in self.groups.values() for entry in group.entries]
+        moved = [waiting for group in self.groups.values() for waiting in group.jobs]
         self.groups.clear()
         self._outlooks.clear()
         for waiting in moved:
@@ -109,65 +141,69 @@ class ModelQueue:
 
     def add_unanswered(self, waiting: Waiting) -> None:
         """Wait for a first answer."""
-        insort(self.unanswered, (waiting.job.deadline_ns, waiting.order, waiting))
+        _insert(self.unanswered, waiting)
 
     def outlook(self, waiting: Waiting) -> Group | None:
         """Where an answered job would wait for a deeper rung; None if it can gain nothing more."""
-        key = (waiting.mask, waiting.bin_, waiting.job.every_stage)
+        every_stage = waiting.job.every_stage
+        key = 2 * (waiting.mask * self._bins + waiting.bin_) + every_stage
         try:
             return self._outlooks[key]
         except KeyError:
-            group = self._outlooks[key] = self._new_group(key)
+            group = self._outlooks[key] = self._new_group(key, waiting.mask, waiting.bin_, every_stage)
             return group
 
     def add_answered(self, waiting: Waiting, group: Group) -> None:
         """Wait there."""
         waiting.group = group
-        if not group.entries:
+        if not group.jobs:
             self.groups[group.key] = group
-        insort(group.entries, (waiting.job.deadline_ns, waiting.order, waiting))
+        _insert(group.jobs, waiting)
 
     def remove(self, waiting: Waiting) -> None:
         """Take a job out, wherever it waits; one that is in a launch waits nowhere."""
-        entries = waiting.group.entries if waiting.group else self.unanswered
-        place = bisect_left(entries, (waiting.job.deadline_ns, waiting.order))
-        if place < len(entries) and entries[place][2] is waiting:
-            del entries[place]
+        jobs = self.unanswered if waiting.group is None else waiting.group.jobs
+        place = _place(jobs, waiting)
+        if place < len(jobs) and jobs[place] is waiting:
+            del jobs[place]
         self._leave(waiting)
 
     def take_unanswered(self, count: int, after: int = 0) -> list[Waiting]:
         """The `count` earliest deadlines after `after` still earlier ones, taken out."""
-        taken = [entry[2] for entry in self.unanswered[after : after + count]]
+        taken = self.unanswered[after : after + count]
         del self.unanswered[after : after + count]
         return taken
 
     def take_answered(self, group: Group, start: int, end: int) -> list[Waiting]:
         """A slice of a group, taken out."""
-        taken = [entry[2] for entry in group.entries[start:end]]
-        del group.entries[start:end]
+        taken = group.jobs[start:end]
+        del group.jobs[start:end]
         for waiting in taken:
             waiting.group = None
-        if not group.entries:
+        if not group.jobs:
             self.groups.pop(group.key, None)
         return taken
 
     def take_late(self, free_ns: int, guard_ns: int) -> list[Waiting]:
         """Unanswered jobs that no rung can reach any more if the device is free at `free_ns`, taken out."""
-        if not self.unanswered or self.unanswered[0][0] >= (limit := free_ns + guard_ns + self.first_ns):
+        if not self.unanswered:
             return []
-        return self.take_unanswered(bisect_left(self.unanswered, (limit,)))
+        limit_ns = free_ns + guard_ns + self.first_ns
+        if self.unanswered[0].deadline_ns >= limit_ns:
+            return []
+        return self.take_unanswered(before(self.unanswered, limit_ns))
 
     def take_spent(self, free_ns: int, guard_ns: int) -> list[Waiting]:
         """Answered jobs likewise."""
         start_ns = free_ns + guard_ns
         longest_ns = start_ns + self.latency.ns(self.ladder.usable[-1], 1)
-        near = [group for group in self.groups.values() if group.entries[0][0] < longest_ns]
+        near = [group for group in self.groups.values() if group.jobs[0].deadline_ns < longest_ns]
         limits = {stage: start_ns + self.latency.ns(stage, 1) for stage in self.ladder.usable} if near else {}
         spent: list[Waiting] = []
         for group in near:
-            limit = limits[group.shortest]
-            if group.entries[0][0] < limit:
-                spent += self.take_answered(group, 0, bisect_left(group.entries, (limit,)))
+            limit_ns = limits[group.shortest]
+            if group.jobs[0].deadline_ns < limit_ns:
+                spent += self.take_answered(group, 0, before(group.jobs, limit_ns))
         return spent
 
     def planned(self, coming: float) -> tuple[list[tuple[list[float], float]], int]:
@@ -178,9 +214,9 @@ class ModelQueue:
         fixed_ns = 0
         for group in self.groups.values():
             if group.place >= 0:
-                planned.append((plans.cost(group.place), len(group.entries)))
+                planned.append((plans.cost(group.place), len(group.jobs)))
             else:
-                fixed_ns += len(group.entries) * self.latency.work_ns(group.gains[0][0], 1)
+                fixed_ns += len(group.jobs) * self.latency.work_ns(group.gains[0][0], 1)
         return planned, fixed_ns
 
     def owed(self, skip: int = 0) -> tuple[list[int], int, int]:
@@ -195,7 +231,7 @@ class ModelQueue:
         first, tail_ns = self.ladder.first, self.latency.tail_ns
         full_ns = self.latency.work_ns(first, size)
         rest_ns = self.latency.work_ns(first, rest) if (rest := count % size) else full_ns
-        return [entry[0] - tail_ns for entry in self.unanswered[skip::size]], full_ns, rest_ns
+        return [waiting.deadline_ns - tail_ns for waiting in self.unanswered[skip::size]], full_ns, rest_ns
 
     def observe_between(self, between_ns: int) -> bool:
         """See LatencyTable: the dearer a launch is beside its images, the larger the batches that are owed."""
@@ -214,8 +250,7 @@ class ModelQueue:
         self.latency.relax()
         self.secure_batch = self._secure_batch()
 
-    def _new_group(self, key: tuple[int, int, bool]) -> Group | None:
-        mask, bin_, every_stage = key
+    def _new_group(self, key: int, mask: int, bin_: int, every_stage: bool) -> Group | None:
         gains = self.ladder.gains_after(mask, bin_, every_stage)
         if not gains:
             return None
@@ -227,5 +262,5 @@ class ModelQueue:
 
     def _leave(self, waiting: Waiting) -> None:
         group, waiting.group = waiting.group, None
-        if group is not None and not group.entries:
+        if group is not None and not group.jobs:
             self.groups.pop(group.key, None)

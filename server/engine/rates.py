@@ -6,10 +6,11 @@ Knows moments; must not know jobs.
 from __future__ import annotations
 
 import math
+from typing import Final
 
-LONG_NS = 200e6
-SHORT_NS = 30e6
-SURE = 3.0  # standard deviations
+LONG_NS: Final = 200e6
+SHORT_NS: Final = 30e6
+SURE: Final = 3.0  # standard deviations
 
 
 class Rates:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from server.engine.events import Job
 from server.engine.prices import price_of
 from server.engine.queues import ModelQueue
-from server.engine.state import State
+from server.engine.state import State, sorted_budgets
 
-NEVER = 1 << 62
-MOST_BATCHES = 8
-SPARE = 1.5  # a launch is taken to block so much longer: what it blocks has other delays too
-LONGEST_HORIZON_NS = 500_000_000
+NEVER: Final = 1 << 62
+MOST_BATCHES: Final = 8
+SPARE: Final = 1.5  # a launch is taken to block so much longer: what it blocks has other delays too
+LONGEST_HORIZON_NS: Final = 500_000_000
 
 
 def free_ns(state: State, now_ns: int) -> int:
@@ -77,19 +77,19 @@ def all_in_time(state: State, start_ns: int) -> bool:
     if len(waiting) != 1:
         return not waiting
     (queue,) = waiting
-    latency, first, entries = queue.latency, queue.ladder.first, queue.unanswered
-    if len(entries) > MOST_BATCHES * latency.max_batch:  # too many to look at for each arrival
+    latency, first, jobs = queue.latency, queue.ladder.first, queue.unanswered
+    if len(jobs) > MOST_BATCHES * latency.max_batch:  # too many to look at for each arrival
         return False
     end_ns = start_ns + state.config.guard_ns + latency.tail_ns
     place = 0
     for _ in range(MOST_BATCHES):
-        if place >= len(entries):
+        if place >= len(jobs):
             return True
-        room_ns = entries[place][0] - end_ns
+        room_ns = jobs[place].deadline_ns - end_ns
         fitting = [size for size in latency.buckets if latency.work_ns(first, size) <= room_ns]
         if not fitting:
             return False
-        count = min(fitting[-1], len(entries) - place)
+        count = min(fitting[-1], len(jobs) - place)
         end_ns += latency.work_ns(first, count)
         place += count
     return False
@@ -144,7 +144,7 @@ def traffic(state: State, now_ns: int) -> Traffic:
 
 def typical_budget_ns(state: State) -> int:
     """The median of the recent ones; 0 before any."""
-    budgets = state.sorted_budgets
+    budgets = sorted_budgets(state)
     return budgets[len(budgets) // 2] if budgets else 0
 
 
@@ -161,7 +161,7 @@ def blocked(state: State, coming: Traffic) -> Callable[[int], float]:
     Nothing can interrupt a launch. Whoever arrives when it still has r nanoseconds to go gets his first rung after r,
     and after the first rungs of the others who came meanwhile. Budgets are drawn from the recent ones.
     """
-    budgets = state.sorted_budgets
+    budgets = sorted_budgets(state)
     each = coming.rate / max(len(budgets), 1)
     longer = SPARE + coming.load
     least_ns = coming.first_ns + state.config.guard_ns

@@ -5,38 +5,39 @@ Reads the state; must not change it.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from server.engine.prices import Worths
-from server.engine.queues import Group, ModelQueue
+from server.engine.queues import Group, ModelQueue, before
 from server.engine.state import State
 
 Seats = list[tuple[float, Group | None, int, int]]
 """Who may join a launch: what it is worth to each of them, their group (None: unanswered), and which slice of it."""
 
 
-def answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths) -> dict[int, Seats]:
+def no_seats(queue: ModelQueue) -> list[Seats]:
+    """By rung."""
+    return [[] for _ in queue.ladder.names]
+
+
+def answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths) -> list[Seats]:
     """By rung, the answered jobs to which it is worth more than to be passed over, or who cannot have it later."""
-    seats: dict[int, Seats] = {stage: [] for stage in queue.ladder.usable}
+    seats = no_seats(queue)
     known = worths.known
-    guarded_ns = now_ns + state.config.guard_ns
-    # A launch of this rung now and another after it: who cannot have that must be in this one.
-    again_ns = {stage: guarded_ns + 2 * queue.latency.ns(stage, 1) for stage in seats}
-    last_ns = max(again_ns.values())
+    again_ns = _again_ns(queue, now_ns + state.config.guard_ns)
+    last_ns = max(again_ns)
     for group in queue.groups.values():
-        entries, count = group.entries, len(group.entries)
+        jobs, count = group.jobs, len(group.jobs)
         if group.place < 0:  # a stream follows no plan
             for stage, gain in group.gains:
                 seats[stage].append((gain, group, 0, count))
             continue
         worth, beyond = known.get(group.place) or worths.of(group.place)
-        if entries[0][0] >= last_ns:
+        if jobs[0].deadline_ns >= last_ns:
             for stage, each in beyond:
                 seats[stage].append((each, group, 0, count))
             continue
-        urgent = {}
+        urgent = [0] * len(seats)
         for stage, _ in group.gains:
-            urgent[stage] = many = bisect_left(entries, (again_ns[stage],))
+            urgent[stage] = many = before(jobs, again_ns[stage])
             if many:
                 seats[stage].append((worth[stage], group, 0, many))
         for stage, each in beyond:
@@ -45,8 +46,16 @@ def answered_seats(state: State, queue: ModelQueue, now_ns: int, worths: Worths)
     return seats
 
 
+def _again_ns(queue: ModelQueue, guarded_ns: int) -> list[int]:
+    """By rung, after one launch of it now and another after that: who cannot have the second must be in the first."""
+    ends_ns = [0] * len(queue.ladder.names)
+    for stage in queue.ladder.usable:
+        ends_ns[stage] = guarded_ns + 2 * queue.latency.ns(stage, 1)
+    return ends_ns
+
+
 def seat_beginners(
-    state: State, queue: ModelQueue, worths: Worths, seats: dict[int, Seats], *, patient: bool
+    state: State, queue: ModelQueue, worths: Worths, seats: list[Seats], *, patient: bool
 ) -> None:
     """Unanswered jobs go where it is worth most to them; their first answer as such is sure, and gains nothing.
 
@@ -66,5 +75,5 @@ def seat_beginners(
 
 def content_with_any(queue: ModelQueue) -> int:
     """How many of the earliest deadlines are content with any rung first."""
-    plain = [entry[2].plain for entry in queue.unanswered[: queue.max_batch]]
+    plain = [waiting.plain for waiting in queue.unanswered[: queue.max_batch]]
     return len(plain) if all(plain) else plain.index(False)

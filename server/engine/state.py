@@ -5,18 +5,18 @@ Knows the shape of the state; must not decide anything.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from server.engine.events import Job, Key, Launch
 from server.engine.ladder import Ladder
 from server.engine.latency import LatencyTable
 from server.engine.queues import ModelQueue, Waiting
 
-BUDGET_WINDOW = 128
-BUDGET_MEMORY_NS = 5_000_000_000  # what nobody has asked for this long says nothing of who comes next
+BUDGET_WINDOW: Final = 128
+BUDGET_MEMORY_NS: Final = 5_000_000_000  # what nobody has asked for this long says nothing of who comes next
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ class State:
     worked_ns: int = 0  # when there was a job last
     launches: int = 0
     arrivals: int = 0
-    budgets: deque[tuple[int, int]] = field(default_factory=deque)  # (arrival, budget), oldest first
+    budgets: deque[int] = field(default_factory=deque)  # of recent arrivals, oldest first
+    came_ns: deque[int] = field(default_factory=deque)  # when those came
+    in_order: list[int] = field(default_factory=list)  # those budgets by length; empty where not known
     pressed: bool = False
     crowded: bool = False
-    sorted_budgets: list[int] = field(default_factory=list)
     secure_ns: int = (
         0  # a time before which the device need not turn to the unanswered; 0 where none is known
     )
@@ -88,8 +89,16 @@ def count_arrival(state: State, queue: ModelQueue, job: Job, now_ns: int) -> Non
     if budget_ns < queue.first_ns + state.config.guard_ns:
         return
     queue.rates.count(now_ns)
-    state.budgets.append((now_ns, budget_ns))
-    insort(state.sorted_budgets, budget_ns)
-    while len(state.budgets) > BUDGET_WINDOW or state.budgets[0][0] < now_ns - BUDGET_MEMORY_NS:
-        _, old_ns = state.budgets.popleft()
-        del state.sorted_budgets[bisect_left(state.sorted_budgets, old_ns)]
+    state.budgets.append(budget_ns)
+    state.came_ns.append(now_ns)
+    while len(state.budgets) > BUDGET_WINDOW or state.came_ns[0] < now_ns - BUDGET_MEMORY_NS:
+        state.budgets.popleft()
+        state.came_ns.popleft()
+    state.in_order.clear()
+
+
+def sorted_budgets(state: State) -> list[int]:
+    """The recent budgets, shortest first. Sorted when asked for: many jobs come between two decisions."""
+    if not state.in_order:
+        state.in_order = sorted(state.budgets)
+    return state.in_order

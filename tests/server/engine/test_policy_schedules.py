@@ -167,10 +167,10 @@ class Schedules(RuleBasedStateMachine):
         state = self.device.state
         places: Counter[int] = Counter()
         for queue in state.models.values():
-            places.update(entry[2].job.key for entry in queue.unanswered)
+            places.update(waiting.job.key for waiting in queue.unanswered)
             for group in queue.groups.values():
-                assert group.entries
-                places.update(entry[2].job.key for entry in group.entries)
+                assert group.jobs
+                places.update(waiting.job.key for waiting in group.jobs)
         if state.outstanding is not None:
             places.update(key for key in state.outstanding.keys if key in state.jobs)
         assert places == Counter(state.jobs.keys())
