@@ -71,7 +71,8 @@ def main() -> int:
         build(place)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the service does without
         print(
-            f"The policy could not be compiled: {error!r}. It runs from its sources; decisions take three times as long."
+            f"The policy could not be compiled: {error!r}. "
+            "It runs from its sources; decisions take three times as long."
         )
     return 0
 

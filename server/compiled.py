@@ -2,8 +2,8 @@
 
 mypyc makes it from the very sources beside this file (deploy/compile.py, called by make), where there is a C compiler;
 decisions then take a third of the time. Its folder bears a digest of the sources, so that code of other sources is
-never found: after a change the sources themselves run until the next make. Knows names, paths and digests; must not know what
-the modules do.
+never found: after a change the sources themselves run until the next make. Knows names, paths and digests; must not
+know what the modules do.
 """
 
 from __future__ import annotations
