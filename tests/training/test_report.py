@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -135,7 +136,10 @@ def test_measures_agree_with_the_logits(trained: Trained) -> None:
         assert row.raw.nll == pytest.approx(nll(logits.softmax(1).numpy(), labels), rel=1e-5)
         assert row.cost == cost(trained.net, trained.stages[row.name])
     assert [len(row.rungs) for row in found.prefixes] == [1, 2, 3]
-    assert found.prefixes[0].pooled == found.prefixes[0].deepest
+    # Two ways to one distribution, in float32: how the last bit is rounded is the processor's.
+    alone, pooled = asdict(found.prefixes[0].deepest), asdict(found.prefixes[0].pooled)
+    assert pooled == pytest.approx(alone, rel=1e-6)
+    assert pooled["accuracy"] == alone["accuracy"]
     for row in found.prefixes:
         if not row.used:
             assert row.pooled.accuracy == row.deepest.accuracy
