@@ -151,21 +151,21 @@ def _launch_done(state: State, done: LaunchDone, now_ns: int) -> list[Instructio
     queue.latency.observe(launch.stage, len(launch.keys), done.duration_ns)
     state.landed_ns = state.began_ns + done.duration_ns
     orders: list[Instruction] = []
-    ladder, saw, bit = queue.ladder, queue.plans.saw, 1 << launch.stage
+    ladder, plans, bit = queue.ladder, queue.plans, 1 << launch.stage
     for place, key in enumerate(launch.keys):
         confidence = done.confidences[place]
         waiting = state.jobs.get(key)
         if waiting is None:  # cancelled meanwhile
             continue
         bin_ = ladder.bin_of(confidence)
-        saw(waiting.mask, waiting.bin_, launch.stage, bin_)
+        plans.saw(waiting.mask, waiting.bin_, launch.stage, bin_)
         waiting.mask |= bit
         waiting.bin_ = bin_
         reason = _place_answered(state, queue, waiting, confidence, now_ns)
         if reason:
             del state.jobs[key]
             orders.append(Finish(key, reason))
-    queue.plans.refresh(longest_batch_ns(state))
+    plans.refresh(longest_batch_ns(state))
     return orders
 
 

@@ -62,7 +62,7 @@ class State:
     arrivals: int = 0
     budgets: deque[int] = field(default_factory=deque)  # of recent arrivals, oldest first
     came_ns: deque[int] = field(default_factory=deque)  # when those came
-    in_order: list[int] = field(default_factory=list)  # those budgets by length; empty where not known
+    in_order: list[int] = field(default_factory=list)  # those budgets, shortest first; empty where not known
     pressed: bool = False
     crowded: bool = False
     secure_ns: int = (
