@@ -13,6 +13,7 @@ CEILING_SHARE = 0.995
 DEADLINE_MS = 50.0
 MAX_DRIFT = 0.10
 PROBES = 16
+ONE_SIDED = 8  # so many that all pass or all fail, and there is no rate to be found
 NARROW = 1.03
 
 
@@ -53,7 +54,7 @@ def highest_rate(
     because the server is fast enough, but fails also because somebody else wanted the core for a second; believed at
     once, an early failure of that kind would keep all later probes below it. If it passes now the search goes on above
     it, up to the next rate that failed. At most `probes` calls; with a guess within a factor of two and nothing to take
-    back, nine.
+    back, nine. After ONE_SIDED that all passed, or all failed, it gives up.
     """
     if not (guess > 0 and math.isfinite(guess)):
         raise ValueError(f"the first rate must be positive and finite, not {guess}")
@@ -70,7 +71,8 @@ def highest_rate(
             failures[rate] = failures.get(rate, 0) + 1
         failing = min(failures, default=math.inf)
         narrow = failing <= NARROW * passing
-        if len(seen) == probes or (narrow and failures[failing] > 1):
+        one_sided = len(seen) >= ONE_SIDED and not (passing and failures)
+        if len(seen) >= probes or one_sided or (narrow and failures[failing] > 1):
             return Found(passing, failing, tuple(seen))
         rate = failing if narrow else _next_rate(passing, failing)
 

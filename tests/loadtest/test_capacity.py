@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from loadtest.capacity import NARROW, Found, drifted, highest_rate
+from loadtest.capacity import NARROW, ONE_SIDED, Found, drifted, highest_rate
 from loadtest.overload.bench import NoCapacity, OverloadFigures, bounded_load
 from loadtest.overload.blocks import Block
 from loadtest.published import Published
@@ -39,6 +39,13 @@ def test_a_machine_that_became_slower_is_known_by_what_fails_now() -> None:
     assert found.rate == pytest.approx(
         240, rel=0.03
     )  # what it could do a moment ago; the next search finds the other
+
+
+@pytest.mark.parametrize("answered", [0.0, 1.0])
+def test_where_all_pass_or_all_fail_the_search_gives_up(answered: float) -> None:
+    found = highest_rate(lambda _: answered, 0.99, 100)
+    assert len(found.probes) == ONE_SIDED
+    assert not found.bracketed
 
 
 def test_the_search_ends_with_its_probes() -> None:
