@@ -71,7 +71,8 @@ def highest_rate(
             failures[rate] = failures.get(rate, 0) + 1
         failing = min(failures, default=math.inf)
         narrow = failing <= NARROW * passing
-        one_sided = len(seen) >= ONE_SIDED and not (passing and failures)
+        passes = sum(each >= share for _, each in seen)
+        one_sided = len(seen) >= ONE_SIDED and passes in {0, len(seen)}
         if len(seen) >= probes or one_sided or (narrow and failures[failing] > 1):
             return Found(passing, failing, tuple(seen))
         rate = failing if narrow else _next_rate(passing, failing)

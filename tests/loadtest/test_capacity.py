@@ -33,6 +33,13 @@ def test_one_stall_does_not_keep_the_search_below_it(stalled: int) -> None:
     assert found.rate == pytest.approx(247, rel=0.03)
 
 
+def test_a_stall_at_the_very_first_rate_does_not_end_the_search_without_a_rate_that_fails() -> None:
+    calls = itertools.count()
+    found = highest_rate(lambda rate: 1.0 if rate <= 247 and next(calls) else 0.5, 0.99, 200)
+    assert found.bracketed
+    assert found.rate == pytest.approx(247, rel=0.03)
+
+
 def test_a_machine_that_became_slower_is_known_by_what_fails_now() -> None:
     calls = itertools.count()
     found = highest_rate(lambda rate: 1.0 if rate <= (247 if next(calls) < 3 else 200) else 0.5, 0.99, 120)
