@@ -146,7 +146,8 @@ class Door:
         now = self._clock()
         budget_ns = max(deadline_ns - received_ns, 1)
         tightness = (self._view.first_answer_ns(model.key) + self._lag.guard_ns) / budget_ns
-        if not self._throttle.take(now, tightness, self.backlog.wait_ns(received_ns) / budget_ns):
+        queued = self.backlog.wait_ns(received_ns) / budget_ns
+        if not self._throttle.take(now, tightness, queued, budget_ns):
             self._refused_ns = now
             if self._shares is not None:
                 self._shares.refused(client)

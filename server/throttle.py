@@ -13,6 +13,9 @@ those before him is refused as well, whatever the rate. This is what holds the l
 answer, as BBR (Cardwell et al., 2016) holds a connection's: a rate alone finds out only when answers are missing, and
 is then cut for all that is under way.
 
+A request that has far more time than all this takes is not held to the rate: what is short now will not be when its
+time comes. It is refused only where those before it would keep it waiting for too much of that.
+
 Before anybody is refused for answers that are missing, they get simpler: an engine on the same cores is pressed to run
 only first rungs, and only what is missing then still is a reason to refuse. Unless the loop has had no pause: then such
 an engine runs nothing else already. And unless most are missing: then there is no time to wait for it.
@@ -36,6 +39,8 @@ BUSY = 0.85  # share of a tick's time: a loop that works for so much of it has h
 MISSING_TICKS = 2  # nor are those of one tick: something else has held them up
 SETTLE_NS = 80_000_000  # between two cuts, for the first to be felt
 EPISODE_NS = 500_000_000  # cuts closer together are of one backlog, and so is what is missing after pressing
+PATIENT_NS = 4 * EPISODE_NS  # who has so much time …
+PATIENCE = 20.0  # … and so many times what the loop is late, is not held to the rate
 RECENT = 5  # ticks over which what is taken on is counted
 CUT = 0.9  # what was taken on and is too much for the time there is, `QUEUED` keeps out
 BACK_S = 0.2  # from a cut until the rate is again what was too much, if all is just punctual meanwhile
@@ -71,21 +76,24 @@ class Throttle:
         self._rose = False  # the rate, since the last cut
         self._refused_ns = self._missing_ns = self._pressed_ns = -IDLE_NS
 
-    def take(self, now_ns: int, tightness: float = 0.0, queued: float = 0.0) -> bool:
+    def take(self, now_ns: int, tightness: float = 0.0, queued: float = 0.0, budget_ns: float = 0.0) -> bool:
         """Whether one more request is taken on; counts it if so.
 
         Args:
             now_ns: the time.
             tightness: the share of its time that will pass before it can be answered, as the engine sees it.
             queued: the share that those before it will take at the pace of late.
+            budget_ns: its time.
         """
         self._tightest = max(self._tightest, tightness)
         if self.rate is not None:
             self._fill(now_ns, self.rate)
-            if self._tokens < 1 or (queued > QUEUED and self.pressed(now_ns)):
+            patient = budget_ns >= max(PATIENT_NS, PATIENCE * self._late_ns)
+            backlog = queued > QUEUED and (patient or self.pressed(now_ns))
+            if backlog or (self._tokens < 1 and not patient):
                 self._refused_ns = now_ns
                 return False
-            self._tokens -= 1
+            self._tokens = max(self._tokens - 1, 0.0)
         self._taken += 1
         return True
 

@@ -10,6 +10,8 @@ from server.throttle import (
     FEW,
     LEAST_RATE,
     MISSING_TICKS,
+    PATIENCE,
+    PATIENT_NS,
     PUNCTUAL_NS,
     QUEUED,
     SETTLE_NS,
@@ -206,6 +208,43 @@ def test_while_it_refuses_nobody_is_taken_on_to_wait_for_much_of_his_time() -> N
     assert not throttle.take(now, queued=1.01 * QUEUED)
     assert throttle.pressed(now + 90 * MS)
     assert throttle.take(now, queued=0.99 * QUEUED)
+
+
+def limited(late_ns: int) -> tuple[Throttle, int]:
+    """One that holds to a rate, its tokens spent, after a while in which the loop was so late; and the time."""
+    throttle = Throttle()
+    _, now = run(throttle, 0, 50, 50, 0)
+    _, now = run(throttle, now, 50, 50, late_ns)
+    while throttle.take(now):
+        pass
+    return throttle, now
+
+
+def test_whoever_has_far_more_time_than_a_cut_lasts_is_not_held_to_the_rate() -> None:
+    throttle, now = limited(15 * MS)
+    assert all(throttle.take(now, budget_ns=PATIENT_NS) for _ in range(100))
+    assert not throttle.take(now, budget_ns=0.99 * PATIENT_NS)
+
+
+def test_nor_do_those_leave_a_debt_to_the_others() -> None:
+    throttle, now = limited(15 * MS)
+    for _ in range(100):
+        throttle.take(now, budget_ns=PATIENT_NS)
+    assert throttle.rate is not None
+    assert throttle.take(now + int(1.01e9 / throttle.rate))
+
+
+def test_patience_ends_where_those_before_would_take_too_much_of_it() -> None:
+    throttle, now = limited(15 * MS)
+    assert not throttle.take(now, queued=1.01 * QUEUED, budget_ns=PATIENT_NS)
+    assert throttle.take(now, queued=0.99 * QUEUED, budget_ns=PATIENT_NS)
+
+
+def test_and_where_the_loop_is_late_by_a_part_of_it_that_counts() -> None:
+    late_ns = 300 * MS
+    throttle, now = limited(late_ns)
+    assert not throttle.take(now, budget_ns=0.9 * PATIENCE * late_ns)
+    assert throttle.take(now, budget_ns=1.1 * PATIENCE * late_ns)
 
 
 def test_what_was_taken_on_in_vain_has_the_engine_pressed_and_then_cuts_the_rate_of_a_punctual_loop_too() -> (
