@@ -25,6 +25,7 @@ from server.lag import Lag
 from server.throttle import Throttle
 
 MOMENT_NS = 100_000_000
+PATIENT_PART = 0.125  # of the room: so much may be taken by those who can wait, whatever the rate
 
 
 class Permit:
@@ -147,7 +148,8 @@ class Door:
         budget_ns = max(deadline_ns - received_ns, 1)
         tightness = (self._view.first_answer_ns(model.key) + self._lag.guard_ns) / budget_ns
         queued = self.backlog.wait_ns(received_ns) / budget_ns
-        if not self._throttle.take(now, tightness, queued, budget_ns):
+        patience_ns = budget_ns if self.in_work < PATIENT_PART * self._max_jobs else 0
+        if not self._throttle.take(now, tightness, queued, patience_ns):
             self._refused_ns = now
             if self._shares is not None:
                 self._shares.refused(client)

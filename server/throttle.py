@@ -13,8 +13,8 @@ those before him is refused as well, whatever the rate. This is what holds the l
 answer, as BBR (Cardwell et al., 2016) holds a connection's: a rate alone finds out only when answers are missing, and
 is then cut for all that is under way.
 
-A request that has far more time than all this takes is not held to the rate: what is short now will not be when its
-time comes. It is refused only where those before it would keep it waiting for too much of that.
+A request that has far more time than all this takes is not held to any of it, as long as few are in work: what is
+short now will not be when its time comes.
 
 Before anybody is refused for answers that are missing, they get simpler: an engine on the same cores is pressed to run
 only first rungs, and only what is missing then still is a reason to refuse. Unless the loop has had no pause: then such
@@ -83,14 +83,13 @@ class Throttle:
             now_ns: the time.
             tightness: the share of its time that will pass before it can be answered, as the engine sees it.
             queued: the share that those before it will take at the pace of late.
-            budget_ns: its time.
+            budget_ns: its time, if it may wait for better ones; else 0.
         """
         self._tightest = max(self._tightest, tightness)
         if self.rate is not None:
             self._fill(now_ns, self.rate)
             patient = budget_ns >= max(PATIENT_NS, PATIENCE * self._late_ns)
-            backlog = queued > QUEUED and (patient or self.pressed(now_ns))
-            if backlog or (self._tokens < 1 and not patient):
+            if not patient and (self._tokens < 1 or (queued > QUEUED and self.pressed(now_ns))):
                 self._refused_ns = now_ns
                 return False
             self._tokens = max(self._tokens - 1, 0.0)

@@ -189,3 +189,18 @@ def test_above_the_rate_requests_are_not_taken_on_and_the_door_says_so(parts: Pa
         parts.door.enter(parts.model, 10 * MS, SECOND)
     assert parts.door.refusing(10 * MS)
     parts.door.check(parts.model, 10 * MS, SECOND)  # whoever has been taken on is not counted again
+
+
+def test_who_can_wait_is_taken_on_above_the_rate_while_few_are_in_work(parts: Parts) -> None:
+    parts.throttle.rate = 100.0
+    parts.clock.now = 10 * MS
+    patient_ns = 10 * MS + 10 * SECOND
+    for _ in range(5):
+        parts.door.enter(parts.model, 10 * MS, patient_ns)
+    with pytest.raises(Overloaded):
+        parts.door.enter(parts.model, 10 * MS, SECOND)
+    permits = [parts.door.admit(parts.model, 10 * MS, patient_ns) for _ in range(2)]  # of ten
+    with pytest.raises(Overloaded, match="More requests arrive"):
+        parts.door.enter(parts.model, 10 * MS, patient_ns)
+    permits[0].release()
+    parts.door.enter(parts.model, 10 * MS, patient_ns)
