@@ -76,19 +76,21 @@ class Throttle:
         self._rose = False  # the rate, since the last cut
         self._refused_ns = self._missing_ns = self._pressed_ns = -IDLE_NS
 
-    def take(self, now_ns: int, tightness: float = 0.0, queued: float = 0.0, budget_ns: float = 0.0) -> bool:
+    def take(
+        self, now_ns: int, tightness: float = 0.0, queued: float = 0.0, patience_ns: float = 0.0
+    ) -> bool:
         """Whether one more request is taken on; counts it if so.
 
         Args:
             now_ns: the time.
             tightness: the share of its time that will pass before it can be answered, as the engine sees it.
             queued: the share that those before it will take at the pace of late.
-            budget_ns: its time, if it may wait for better ones; else 0.
+            patience_ns: its time, if it may wait for better moments; else 0.
         """
         self._tightest = max(self._tightest, tightness)
         if self.rate is not None:
             self._fill(now_ns, self.rate)
-            patient = budget_ns >= max(PATIENT_NS, PATIENCE * self._late_ns)
+            patient = patience_ns >= max(PATIENT_NS, PATIENCE * self._late_ns)
             if not patient and (self._tokens < 1 or (queued > QUEUED and self.pressed(now_ns))):
                 self._refused_ns = now_ns
                 return False

@@ -3,7 +3,7 @@ still gain.
 
 Knows where a job stands; must not know why it moves. Every list is sorted by (deadline, order of arrival), so
 that the first k jobs that can still make a given finishing time are a slice. (Searched by loops of our own: as machine
-code they take a quarter of the time of the library's, which compares by way of tuples.)
+code they take a sixth of the instructions of the library's, which compares by way of tuples.)
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Pure arithmetic over the state; decides nothing.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -170,23 +171,13 @@ def blocked(state: State, coming: Traffic) -> Callable[[int], float]:
         until_ns = length_ns * longer + least_ns
         if tightest_ns >= until_ns:
             return 0.0
-        some, all_of_it = _shorter(budgets, until_ns), _shorter(budgets, until_ns - length_ns)
+        # Whole nanoseconds: an int is compared with an int in a fraction of the time.
+        some = bisect_left(budgets, math.ceil(until_ns))
+        all_of_it = bisect_left(budgets, math.ceil(until_ns - length_ns))
         partly = (some - all_of_it) * until_ns - sum(budgets[all_of_it:some])
         return (all_of_it * length_ns + partly) * each
 
     return expected
-
-
-def _shorter(budgets: list[int], limit_ns: float) -> int:
-    """How many; see server.engine.queues for why this is not left to bisect."""
-    start, end = 0, len(budgets)
-    while start < end:
-        middle = (start + end) >> 1
-        if budgets[middle] < limit_ns:
-            start = middle + 1
-        else:
-            end = middle
-    return start
 
 
 def price_place(state: State, now_ns: int) -> int:

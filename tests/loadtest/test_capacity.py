@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from loadtest.capacity import NARROW, ONE_SIDED, Found, drifted, highest_rate
-from loadtest.overload.bench import NoCapacity, OverloadFigures, bounded_load
+from loadtest.overload.bench import NoCapacity, OverloadFigures, bench_overload, bounded_load
 from loadtest.overload.blocks import Block
 from loadtest.published import Published
+from loadtest.rig import CannotMeasure, Rig
 
 
 @pytest.mark.parametrize("guess", [120, 250, 480])
@@ -92,6 +95,14 @@ def test_a_load_is_bound_by_the_lesser_of_multiple_and_ceiling() -> None:
 def test_without_capacity_there_are_no_multiples() -> None:
     with pytest.raises(NoCapacity):
         bounded_load(1, 0, 200)
+
+
+def test_a_machine_on_which_the_sender_is_late_from_the_beginning_is_refused() -> None:
+    rig = SimpleNamespace(
+        ladder=lambda: Published("tiny", "1", ()), highest_rate=lambda *_, **__: Found(100, 102, (), 1)
+    )
+    with pytest.raises(CannotMeasure, match="too busy"):
+        bench_overload(cast("Rig", rig), [1], 1.0)
 
 
 def block(name: str, after: float, failing: float = 110) -> Block:

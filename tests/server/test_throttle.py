@@ -222,14 +222,14 @@ def limited(late_ns: int) -> tuple[Throttle, int]:
 
 def test_whoever_has_far_more_time_than_a_cut_lasts_is_not_held_to_the_rate() -> None:
     throttle, now = limited(15 * MS)
-    assert all(throttle.take(now, budget_ns=PATIENT_NS) for _ in range(100))
-    assert not throttle.take(now, budget_ns=0.99 * PATIENT_NS)
+    assert all(throttle.take(now, patience_ns=PATIENT_NS) for _ in range(100))
+    assert not throttle.take(now, patience_ns=0.99 * PATIENT_NS)
 
 
 def test_nor_do_those_leave_a_debt_to_the_others() -> None:
     throttle, now = limited(15 * MS)
     for _ in range(100):
-        throttle.take(now, budget_ns=PATIENT_NS)
+        throttle.take(now, patience_ns=PATIENT_NS)
     assert throttle.rate is not None
     assert throttle.take(now + int(1.01e9 / throttle.rate))
 
@@ -237,8 +237,8 @@ def test_nor_do_those_leave_a_debt_to_the_others() -> None:
 def test_patience_ends_where_the_loop_is_late_by_a_part_of_it_that_counts() -> None:
     late_ns = 300 * MS
     throttle, now = limited(late_ns)
-    assert not throttle.take(now, budget_ns=0.9 * PATIENCE * late_ns)
-    assert throttle.take(now, budget_ns=1.1 * PATIENCE * late_ns)
+    assert not throttle.take(now, patience_ns=0.9 * PATIENCE * late_ns)
+    assert throttle.take(now, patience_ns=1.1 * PATIENCE * late_ns)
 
 
 def test_what_was_taken_on_in_vain_has_the_engine_pressed_and_then_cuts_the_rate_of_a_punctual_loop_too() -> (
