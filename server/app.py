@@ -20,7 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,8 @@ from server.jobs import Jobs
 from server.lag import Lag
 from server.link import Link
 from server.messages import Done, Refinement
-from server.metrics import UNHEARD, FrontEndMetrics, count_without_asking, exposition
+from server.metrics import UNHEARD, FrontEndMetrics, count_in_memory, exposition
+from server.outgoing import Outgoing
 from server.rehearsal import Exercise, Prompter, rehearse
 from server.routes import envelope, health, models, openapi
 from server.routes.classify import Classify
@@ -124,6 +125,7 @@ class FrontEnd:
             new_id=self.ids,
             clock=clock,
         )
+        self.outgoing = Outgoing()
         self.tally = Tally(self.metrics, self.lag)
         self.framework = self._framework(settings, registry)
         self.application = self._application(settings)
@@ -278,7 +280,7 @@ class FrontEnd:
     def _protocol(self) -> Callable[..., Connection]:
         call_soon, naps = asyncio.get_running_loop().call_soon, self.coalescing
         arrivals = Arrivals(call_soon, self.clock, self.busy, naps.pause_ns, naps.sleep)
-        return protocol(self.doorman, arrivals, self.early, self.express)
+        return protocol(self.doorman, arrivals, self.outgoing, self.early, self.express)
 
     def _drain(self) -> None:
         if not self.door.draining:
@@ -299,6 +301,9 @@ class _EngineEvents:
 
     def __init__(self, front: FrontEnd) -> None:
         self._front = front
+
+    def hearing(self) -> AbstractContextManager[None]:
+        return self._front.outgoing.together()
 
     def refinement(self, message: Refinement) -> None:
         self._front.jobs.refinement(message)
@@ -370,7 +375,7 @@ def main() -> None:
         raise SystemExit("A front end needs the listening socket of the supervisor")
     logs.configure(context.settings.log_level, "frontend")
     _tune_process(context.settings.max_connections)
-    count_without_asking()
+    count_in_memory()
     with (
         inherited(context.listen_fd) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

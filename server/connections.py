@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from server.arrivals import Arrivals
 from server.doorman import Doorman, Phase
 from server.errors import CONTENT_TYPE, BadRequest, HeadersTooLarge, Overloaded, Problem, RequestTimeout
+from server.outgoing import Outgoing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -93,12 +94,14 @@ class Connection(HttpToolsProtocol):
         *,
         doorman: Doorman,
         arrivals: Arrivals,
+        outgoing: Outgoing,
         refuse: Refuse | None = None,
         take: Take | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.doorman = doorman
         self._arrivals = arrivals
+        self._outgoing = outgoing
         self._refuse = refuse
         self._take = take
         self._coming: Exchange | None = None  # its headers are complete; its body may be in the same piece
@@ -120,7 +123,7 @@ class Connection(HttpToolsProtocol):
         return self._active is not None and not self._active.more_body
 
     def respond(self, status: int, headers: Headers, body: bytes) -> bool:
-        """Writes a whole response at once.
+        """Writes a whole response at once, or with others that are just becoming ready.
 
         ASGI's two messages would cost two system calls, two packets and checks of headers that are known to be
         sound. False where it is not that simple (the client does not read, or has left): use ASGI's way then.
@@ -131,10 +134,11 @@ class Connection(HttpToolsProtocol):
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
         cycle.message_event.set()
-        if not cycle.keep_alive:
+        if cycle.keep_alive:
+            self._outgoing.write(self.transport, _head(status, headers) + body)
+        else:
             headers.append((b"connection", b"close"))
-        self.transport.write(_head(status, headers) + body)
-        if not cycle.keep_alive:
+            self.transport.write(_head(status, headers) + body)
             self.transport.close()
         cycle.on_response()
         return True
@@ -396,6 +400,10 @@ def _head(status: int, headers: Headers) -> bytes:
     return b"%b%b\r\n" % (STATUS_LINE[status], fields)
 
 
-def protocol(doorman: Doorman, arrivals: Arrivals, refuse: Refuse, take: Take) -> Callable[..., Connection]:
+def protocol(
+    doorman: Doorman, arrivals: Arrivals, outgoing: Outgoing, refuse: Refuse, take: Take
+) -> Callable[..., Connection]:
     """What uvicorn calls for each connection."""
-    return partial(Connection, doorman=doorman, arrivals=arrivals, refuse=refuse, take=take)
+    return partial(
+        Connection, doorman=doorman, arrivals=arrivals, outgoing=outgoing, refuse=refuse, take=take
+    )

@@ -18,7 +18,7 @@ from server.doorman import SWEEP_NS, Doorman
 from server.jobs import Jobs
 from server.lag import TICK_NS, Lag
 from server.link import Link
-from server.metrics import FrontEndMetrics
+from server.metrics import FrontEndMetrics, write_counts
 from server.rehearsal import Exercise
 from server.throttle import Throttle
 
@@ -76,6 +76,7 @@ class Housekeeping:
         if now >= self._sweep_ns:
             self._sweep_ns = now + SWEEP_NS
             self._sweep()
+        write_counts()
         if self.door.draining:
             self._see_to_the_end(now)
         elif self.exercise is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,9 @@ _HELLO_UNANSWERED_NS = 100_000_000
 
 class Listener(Protocol):
     """Who is told what the engine says and that it came or went."""
+
+    def hearing(self) -> AbstractContextManager[None]:
+        """Around all that is heard at once."""
 
     def refinement(self, message: Refinement) -> None:
         """One more stage finished."""
@@ -177,15 +181,18 @@ class Link:
         except Closed:
             self._lose()
             return
-        for data in received:
-            try:
-                envelope = decode(data)
-            except ProtocolError as error:
-                log.error(
-                    "the engine sent what this front end does not understand", extra={"error": str(error)}
-                )
-                continue
-            self._take(envelope)
+        assert self._listener is not None
+        with self._listener.hearing():
+            for data in received:
+                self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            envelope = decode(data)
+        except ProtocolError as error:
+            log.error("the engine sent what this front end does not understand", extra={"error": str(error)})
+            return
+        self._take(envelope)
 
     def _lose(self) -> None:
         """The engine has closed its end, which the kernel does for one that dies; what it said before was heard."""

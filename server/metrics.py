@@ -8,6 +8,7 @@ folder and any front end can answer for all processes.
 from __future__ import annotations
 
 import os
+from threading import Lock
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -243,22 +244,67 @@ class _Unheard:
         return self
 
 
+_lock = Lock()
+_unwritten: list[Any] = []
+
 UNHEARD: Any = _Unheard()
 """FrontEndMetrics or EngineMetrics of a rehearsal: what a service asks itself is no request."""
 
 
-def count_without_asking() -> None:
-    """Spares every count the system call that asks for the process's number; to be called before metrics are made.
+def count_in_memory() -> None:
+    """Has every count of this process wait in memory for `write_counts`; to be called before metrics are made.
 
-    prometheus_client asks in case the process has forked, which those of the service never do.
+    prometheus_client writes each into a mapped file at once, and asks before for the process's number, in case it has
+    forked, which those of the service never do. That was a twelfth of what an answer costs a front end, and a fifth of
+    what a refusal does; an image moves the same few counts as the one before. In memory a count takes 0.3 instead of
+    0.8 microseconds, an observation 0.7 instead of 1.7 (AMD EPYC).
     """
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        own = os.getpid()
-        values.ValueClass = MultiProcessValue(process_identifier=lambda: own)  # type: ignore[no-untyped-call]
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return
+    own = os.getpid()
+    mapped: Any = MultiProcessValue(process_identifier=lambda: own)  # type: ignore[no-untyped-call]
+
+    class Kept(mapped):  # type: ignore[misc]
+        """A value of such a file, and what it has been raised by since it was written."""
+
+        def __init__(self, *args: object, **options: object) -> None:
+            self._more = 0.0
+            super().__init__(*args, **options)
+
+        def inc(self, amount: float) -> None:
+            with _lock:  # images are decoded in threads too
+                if not self._more:
+                    _unwritten.append(self)
+                self._more += amount
+
+        def set(self, value: float, timestamp: float | None = None) -> None:
+            with _lock:
+                self._more = 0.0
+                super().set(value, timestamp)
+
+        def get(self) -> float:
+            with _lock:
+                return float(super().get() + self._more)
+
+        def write(self) -> None:
+            """Under the lock."""
+            super().inc(self._more)
+            self._more = 0.0
+
+    values.ValueClass = Kept
+
+
+def write_counts() -> None:
+    """Writes to the mapped files what has been counted since the last time: then any process can tell of it."""
+    with _lock:
+        for value in _unwritten:
+            value.write()
+        _unwritten.clear()
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
     """All metrics in Prometheus's text format: of all processes of the service, or of `registry` outside of it."""
+    write_counts()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         everything = CollectorRegistry()
         MultiProcessCollector(everything)  # type: ignore[no-untyped-call]

@@ -6,11 +6,12 @@ microseconds a launch: what is told here is kept until `settle`, which is called
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache
 
 from server.engine.latency import LatencyTable
-from server.metrics import EngineMetrics
+from server.metrics import EngineMetrics, write_counts
 
 NS = 1e-9
 
@@ -27,6 +28,7 @@ class Counting:
         self._late = cache(metrics.late_work.labels)
         self._ended = cache(metrics.jobs.labels)
         self._told: list[tuple[Callable[[float], None], float]] = []
+        self._ends: defaultdict[tuple[str, str], int] = defaultdict(int)  # of jobs, since the last `settle`
 
     def launch(self, model: str, stage: str, batch: int, duration_ns: int) -> None:
         """A launch has ended well. Its batch is labelled by the power of two that holds it."""
@@ -47,7 +49,7 @@ class Counting:
 
     def ended(self, model: str, reason: str) -> None:
         """A job has left the engine."""
-        self._told.append((self._ended(model, reason).inc, 1))
+        self._ends[model, reason] += 1
 
     def failed(self, model: str, stage: str) -> None:
         """A launch has failed."""
@@ -78,3 +80,8 @@ class Counting:
         told, self._told = self._told, []
         for move, value in told:
             move(value)
+        for (model, reason), count in self._ends.items():
+            self._ended(model, reason).inc(count)
+        if told or self._ends:
+            self._ends.clear()
+            write_counts()

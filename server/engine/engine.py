@@ -92,6 +92,8 @@ class Engine:
         self._warm_ns = 0  # when there was a job last, or one's like
         self._state = new_state({key: (m.ladder, m.latency) for key, m in models.items()}, config)
         self._refiners = {key: Refiner(m.model.manifest) for key, m in models.items()}
+        self._image_bytes = {key: math.prod(m.shape) for key, m in models.items()}
+        self._classes = {key: len(m.model.manifest.labels) for key, m in models.items()}
         self._pulse_names = {
             key: [f"{key} {name}" for name in m.model.manifest.stage_names] for key, m in models.items()
         }
@@ -178,9 +180,10 @@ class Engine:
                 return
 
     def _take(self, front_end: FrontEnd, envelope: Envelope, now_ns: int) -> None:
+        most_jobs = self._reports.most_jobs()
         for message in envelope.messages:
             if isinstance(message, Job):
-                self._take_job(front_end, message, now_ns)
+                self._take_job(front_end, message, now_ns, most_jobs)
             elif isinstance(message, Cancel):
                 self._cancel((front_end.identity, message.number))
             elif isinstance(message, Heartbeat):
@@ -189,27 +192,25 @@ class Engine:
             else:
                 logger.warning("a front end does not send this", extra={"kind": type(message).__name__})
 
-    def _take_job(self, front_end: FrontEnd, job: Job, now_ns: int) -> None:
+    def _take_job(self, front_end: FrontEnd, job: Job, now_ns: int, most_jobs: int) -> None:
         key = (front_end.identity, job.number)
-        model = self._models.get(job.model)
         if key in self._jobs:
             return
-        if model is None or self._drain_until_ns is not None:
+        if job.model not in self._models or self._drain_until_ns is not None:
             front_end.outbox.append(Done(job.number, "rejected"))
             return
-        if front_end.jobs >= self._reports.most_jobs():
+        if front_end.jobs >= most_jobs:
             feasible_ns = first_answer_ns(self._state, job.model, now_ns)
             front_end.outbox.append(Done(job.number, "rejected", feasible_ns))
             return
-        height, width, channels = model.shape
-        if len(job.pixels) != height * width * channels:
+        if len(job.pixels) != self._image_bytes[job.model]:
             logger.error(
                 "wrong number of pixels",
                 extra={"model": job.model, "bytes": len(job.pixels)},
             )
             front_end.outbox.append(Done(job.number, "rejected"))
             return
-        top_k = min(max(job.top_k, 1), len(model.model.manifest.labels))
+        top_k = min(max(job.top_k, 1), self._classes[job.model])
         self._jobs[key] = JobRecord(
             front_end.identity, job.number, job.model, job.deadline_ns, now_ns, top_k, job.pixels
         )
@@ -218,7 +219,9 @@ class Engine:
         if job.explain:
             self._explainer.watch(key, now_ns)
         wanted = PolicyJob(key, job.model, job.deadline_ns, job.min_confidence, job.every_stage)
-        self._follow(step(self._state, Arrived(wanted), now_ns)[1])
+        orders = step(self._state, Arrived(wanted), now_ns)[1]
+        if orders:
+            self._follow(orders)
 
     def _weigh(self, now_ns: int) -> None:
         """While a front end refuses or misses for want of the cores that stages run on, only the first runs there."""

@@ -30,7 +30,7 @@ from server.engine.loading import Loaded, Loader
 from server.engine.policy import PolicyConfig
 from server.engine.rehearsal import Rehearsal, apart, without_memory
 from server.engine.reports import Reports
-from server.metrics import EngineMetrics, count_without_asking
+from server.metrics import EngineMetrics, count_in_memory
 from server.pulse import Pulse
 from server.settings import threads_of
 
@@ -61,7 +61,7 @@ def main() -> None:
     )  # a terminal's Ctrl-C reaches everyone; the supervisor decides
     epoch = secrets.randbits(62) + 1
     front_ends = FrontEnds(context.engine_socket, epoch)
-    count_without_asking()
+    count_in_memory()
     counting = Counting(EngineMetrics(CollectorRegistry()))
     if context.ended:
         counting.restarted(context.ended, context.hangs[-1] if context.ended == "hung" else "")

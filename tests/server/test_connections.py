@@ -15,6 +15,7 @@ from server.arrivals import Arrivals
 from server.busy import Busy
 from server.connections import Connection, Exchange, Headers
 from server.doorman import Doorman, Phase
+from server.outgoing import Outgoing
 
 
 class Transport:
@@ -78,7 +79,14 @@ def connection(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Connection:
     arrivals = Arrivals(loop.call_soon, doorman.clock, Busy(tmp_path / "busy", 0))
     config = uvicorn.Config(says_nothing, lifespan="off", interface="asgi3", log_config=None)
     connection = Connection(
-        config, ServerState(), {}, loop, doorman=doorman, arrivals=arrivals, refuse=refuse_all
+        config,
+        ServerState(),
+        {},
+        loop,
+        doorman=doorman,
+        arrivals=arrivals,
+        outgoing=Outgoing(),
+        refuse=refuse_all,
     )
     connection.connection_made(Transport())  # type: ignore[arg-type]
     return connection
@@ -154,11 +162,22 @@ class Application:
         await send({"type": "http.response.body", "body": body})
 
 
-def taking(loop: asyncio.AbstractEventLoop, taker: Taker, tmp_path: Path) -> Connection:
+def taking(
+    loop: asyncio.AbstractEventLoop, taker: Taker, tmp_path: Path, outgoing: Outgoing | None = None
+) -> Connection:
     doorman = Doorman(max_connections=10, header_timeout_s=5, keep_alive_s=5, new_id=lambda: "1")
     arrivals = Arrivals(loop.call_soon, doorman.clock, Busy(tmp_path / "busy", 0))
     config = uvicorn.Config(Application(), lifespan="off", interface="asgi3", log_config=None)
-    made = Connection(config, ServerState(), {}, loop, doorman=doorman, arrivals=arrivals, take=taker)
+    made = Connection(
+        config,
+        ServerState(),
+        {},
+        loop,
+        doorman=doorman,
+        arrivals=arrivals,
+        outgoing=outgoing or Outgoing(),
+        take=taker,
+    )
     made.connection_made(Transport())  # type: ignore[arg-type]
     return made
 
@@ -184,6 +203,33 @@ def test_a_request_in_one_piece_is_offered_with_its_body_and_answered_in_its_own
     assert phase(connection) is Phase.IDLE
     connection.data_received(request(b"next"))
     assert [each.body for each in taker.exchanges] == [b"image", b"next"]
+
+
+def test_an_answer_may_leave_together_with_others(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:
+    outgoing = Outgoing()
+    taker = Taker()
+    connections = [taking(loop, taker, tmp_path, outgoing) for _ in range(2)]
+    for connection in connections:
+        connection.data_received(request(b"image"))
+    with outgoing.together():
+        assert all(each.respond(200, [(b"content-length", b"2")], b"ok") for each in connections)
+        assert [written(connection) for connection in connections] == [b"", b""]
+    assert all(written(connection).endswith(b"\r\n\r\nok") for connection in connections)
+    assert [phase(connection) for connection in connections] == [Phase.IDLE] * 2
+
+
+def test_the_last_answer_of_a_connection_leaves_at_once(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
+    outgoing = Outgoing()
+    taker = Taker()
+    connection = taking(loop, taker, tmp_path, outgoing)
+    connection.data_received(request(b"image"))
+    taker.exchanges[0].keep_alive = False
+    with outgoing.together():
+        connection.respond(200, [(b"content-length", b"2")], b"ok")
+        assert written(connection).endswith(b"connection: close\r\n\r\nok")
+        assert connection.transport.is_closing()
 
 
 @pytest.mark.parametrize("missing", [1, 9, 10])

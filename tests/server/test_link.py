@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ class Ears:
 
     def __init__(self) -> None:
         self.heard: list[object] = []
+        self.at_once: list[list[object]] = []
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        before = len(self.heard)
+        yield
+        self.at_once.append(self.heard[before:])
 
     def refinement(self, message: Refinement) -> None:
         self.heard.append(message)
@@ -176,6 +184,20 @@ def test_what_the_engine_says_reaches_the_listener_and_the_view(folder: Path) ->
         await pair.until(lambda: len(pair.ears.heard) == 3)
         assert pair.ears.heard == ["ready", news, Done(1, "deadline")]
         assert pair.view.first_answer_ns("m@1") == 5
+
+    run(folder, story)
+
+
+def test_what_has_come_meanwhile_is_heard_at_once(folder: Path) -> None:
+    async def story(pair: Pair) -> None:
+        await pair.greeting()
+        await pair.ready(7)
+        end = await pair.end()
+        for number in (1, 2):
+            end.send(encode(7, [Done(number, "deadline"), Done(number + 2, "no_gain")]))
+        await pair.until(lambda: len(pair.ears.heard) == 5)
+        first, second = [Done(1, "deadline"), Done(3, "no_gain")], [Done(2, "deadline"), Done(4, "no_gain")]
+        assert pair.ears.at_once[-1] == [*first, *second]
 
     run(folder, story)
 

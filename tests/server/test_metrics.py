@@ -61,3 +61,49 @@ print(exposition(registry).decode())
     }
     assert samples["anytime_requests_total"] == 4
     assert samples["anytime_launches_total"] == 2
+
+
+def test_counts_wait_in_memory_until_they_are_written(tmp_path: Path) -> None:
+    """What another process could tell of them is read from the files; this one writes before it tells."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    script = """
+import threading
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from server.metrics import FrontEndMetrics, count_in_memory, exposition, write_counts
+
+def others_see(line):
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return line in generate_latest(registry).decode().splitlines()
+
+count_in_memory()
+metrics = FrontEndMetrics(CollectorRegistry())
+requests = metrics.requests.labels("/classify", "tiny@1", "200")
+line = 'anytime_requests_total{model="tiny@1",route="/classify",status="200"} '
+requests.inc(2)
+assert requests._value.get() == 2
+assert not others_see(line + "2.0")
+write_counts()
+assert others_see(line + "2.0")
+requests.inc()
+metrics.latency.labels("tiny@1", "full").observe(0.012)
+told = exposition(CollectorRegistry()).decode()
+assert line + "3.0" in told.splitlines()
+assert 'anytime_answer_seconds_bucket{le="0.015",model="tiny@1",stage="full"} 1.0' in told.splitlines()
+metrics.in_flight.set(7)
+assert others_see("anytime_jobs_in_flight 7.0")
+
+def count():
+    for _ in range(20_000):
+        metrics.left.inc()
+        write_counts()
+
+threads = [threading.Thread(target=count) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert others_see("anytime_clients_left_total 80000.0")
+"""
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
