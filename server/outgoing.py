@@ -33,7 +33,7 @@ class Outgoing:
             self._leave()
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Writes it now, or soon with others."""
+        """Writes it now, or with others within a few tenths of a millisecond: it may be counted as written."""
         if not self._together:
             transport.write(data)
             return
