@@ -51,7 +51,7 @@ from server.jobs import Jobs
 from server.lag import Lag
 from server.link import Link
 from server.messages import Done, Refinement
-from server.metrics import UNHEARD, FrontEndMetrics, count_in_memory, exposition
+from server.metrics import UNHEARD, FrontEndMetrics, count_in_memory, exposition, write_counts
 from server.outgoing import Outgoing
 from server.rehearsal import Exercise, Prompter, rehearse
 from server.routes import envelope, health, models, openapi
@@ -199,7 +199,10 @@ class FrontEnd:
             # What is built by now lives as long as the process: no collection has to look at it again.
             gc.collect()
             gc.freeze()
-            await server.serve(sockets=[listener, *(listener.dup() for _ in range(1, _ACCEPTS))])
+            try:
+                await server.serve(sockets=[listener, *(listener.dup() for _ in range(1, _ACCEPTS))])
+            finally:
+                write_counts()  # the last ones, for which there is no tick any more
 
     async def rehearse(self) -> None:
         """Answers requests of its own, as long as nobody else's can come (see rehearsal.py)."""

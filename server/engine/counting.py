@@ -82,6 +82,5 @@ class Counting:
             move(value)
         for (model, reason), count in self._ends.items():
             self._ended(model, reason).inc(count)
-        if told or self._ends:
-            self._ends.clear()
-            write_counts()
+        self._ends.clear()
+        write_counts()

@@ -70,7 +70,8 @@ def test_counts_wait_in_memory_until_they_are_written(tmp_path: Path) -> None:
 import threading
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from server.metrics import FrontEndMetrics, count_in_memory, exposition, write_counts
+from server.engine.counting import Counting
+from server.metrics import EngineMetrics, FrontEndMetrics, count_in_memory, exposition, write_counts
 
 def others_see(line):
     registry = CollectorRegistry()
@@ -93,6 +94,16 @@ assert line + "3.0" in told.splitlines()
 assert 'anytime_answer_seconds_bucket{le="0.015",model="tiny@1",stage="full"} 1.0' in told.splitlines()
 metrics.in_flight.set(7)
 assert others_see("anytime_jobs_in_flight 7.0")
+
+counting = Counting(EngineMetrics(CollectorRegistry()))
+counting.restarted("died", "")
+counting.ended("tiny@1", "no_gain")
+counting.ended("tiny@1", "no_gain")
+counting.settle()
+assert others_see('anytime_engine_restarts_total{reason="died",stage=""} 1.0')
+assert others_see('anytime_engine_jobs_total{model="tiny@1",stop_reason="no_gain"} 2.0')
+counting.settle()
+assert others_see('anytime_engine_jobs_total{model="tiny@1",stop_reason="no_gain"} 2.0')
 
 def count():
     for _ in range(20_000):

@@ -182,7 +182,9 @@ def test_under_tight_deadlines_everyone_is_told_something(client: httpx.Client) 
             for one in data
         ]
         responses = [one.result(30) for one in sent]
-    assert {response.status_code for response in responses} <= {200, 503, 504}
+    # 408: this client sends a body after its headers, and on a busy machine later than in the one millisecond it gives.
+    assert {response.status_code for response in responses} <= {200, 408, 503, 504}
+    assert {response.status_code for response in responses[-len(data) :]} != {408}
     for response in responses:
         if response.status_code == 503:
             assert response.json()["smallest_feasible_deadline_ms"] > 0
