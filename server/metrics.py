@@ -244,11 +244,11 @@ class _Unheard:
         return self
 
 
-_lock = Lock()
-_unwritten: list[Any] = []
-
 UNHEARD: Any = _Unheard()
 """FrontEndMetrics or EngineMetrics of a rehearsal: what a service asks itself is no request."""
+
+_lock = Lock()
+_unwritten: list[Any] = []  # values of this process that have been raised since they were written
 
 
 def count_in_memory() -> None:
